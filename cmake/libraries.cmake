@@ -1,0 +1,21 @@
+# Debian 12's packages, found once. scripts/setup.sh installs them; nothing is downloaded.
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(yaml-cpp REQUIRED)
+find_package(prometheus-cpp REQUIRED)
+find_package(httplib REQUIRED)
+find_package(OpenSSL REQUIRED)
+
+pkg_check_modules(cares REQUIRED IMPORTED_TARGET libcares)
+add_library(cares::cares ALIAS PkgConfig::cares)
+
+if(MARCHPROXY_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+if(MARCHPROXY_BENCH)
+  find_package(benchmark REQUIRED)
+endif()

@@ -1,0 +1,18 @@
+#include "model/snapshot.h"
+
+#include <algorithm>
+
+namespace marchproxy {
+
+namespace {
+template <class T>
+const T* find_by_name(const std::vector<T>& items, std::string_view name) {
+    auto found = std::find_if(items.begin(), items.end(), [&](const T& item) { return item.name == name; });
+    return found == items.end() ? nullptr : &*found;
+}
+}  // namespace
+
+const Path* Snapshot::find_path(std::string_view name) const { return find_by_name(paths, name); }
+const Service* Snapshot::find_service(std::string_view name) const { return find_by_name(services, name); }
+
+}  // namespace marchproxy

@@ -1,0 +1,67 @@
+// The stream plane: TCP and UDP proxying on sockets, one event loop a worker thread.
+//
+// Threads: all functions are called from the control thread or the admin threads (they lock), never from a worker.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "flow/record.h"
+#include "model/snapshot.h"
+#include "stream/status.h"
+#include "telemetry/log.h"
+
+namespace marchproxy::stream {
+
+// Where the names among the endpoints are at the moment. Literal addresses need no entry.
+using Resolution = std::map<HostPort, std::vector<SocketAddress>>;
+
+// A bound socket handed from one process image to the next (SIGUSR2) or by the service manager.
+struct ListeningSocket {
+    int descriptor = -1;
+    Protocol protocol = Protocol::tcp;
+    SocketAddress address;
+};
+
+struct FlowQuery {
+    std::string service;  // empty: all
+    size_t limit = 1000;
+};
+
+class Plane {
+  public:
+    // Starts `workers` threads, idle until the first apply. `inherited` sockets are used in place of new ones and those
+    // that no service wants are closed by the first apply.
+    Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, std::vector<ListeningSocket> inherited = {});
+    ~Plane();  // ends what is left and joins the workers
+    Plane(const Plane&) = delete;
+    Plane& operator=(const Plane&) = delete;
+
+    // Takes over a snapshot: opens what is new, closes what is gone, and hands limits, access lists, timeouts and
+    // endpoints to the established connections too. All or nothing: when a listener cannot be opened the error names it
+    // and what to do, and what ran before goes on unchanged.
+    Result<void> apply(SnapshotPointer snapshot, const Resolution& resolution);
+
+    // Name resolution moved: same snapshot, other addresses.
+    void update_resolution(const Resolution& resolution);
+
+    void stop_accepting();                     // SIGTERM, hot upgrade: listeners close, connections stay
+    uint64_t active_connections() const;
+    void end_all(Verdict reason);              // after drain_timeout
+
+    // Takes an endpoint (as configured, or resolved) out of the choice, or back. False: no service has it.
+    bool drain_endpoint(const std::string& address, bool draining);
+
+    // Duplicates of all listening sockets, close-on-exec off.
+    std::vector<ListeningSocket> duplicate_listeners() const;
+
+    Status status() const;
+    std::vector<flow::Record> active_flows(const FlowQuery& query) const;
+
+  private:
+    struct Implementation;
+    std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace marchproxy::stream

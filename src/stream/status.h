@@ -1,0 +1,65 @@
+// What the stream plane tells about itself: plain values, taken at one moment, for the admin API and the metrics.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "abi/verdicts.h"
+#include "model/snapshot.h"
+#include "telemetry/histogram.h"
+
+namespace marchproxy::stream {
+
+struct EndpointStatus {
+    std::string address;     // as configured
+    std::string resolved;    // "10.0.0.1:80"; empty: the name has not resolved
+    std::string path;
+    uint32_t weight = 0;
+    bool up = true;          // false: recent connects failed, it is tried last
+    bool draining = false;
+    uint64_t active_connections = 0;
+    std::string last_error;  // why it is not up
+};
+
+// Counters of one service and one of its paths ("" is a path too). They live as long as the process: a reload that
+// removes and brings back a service goes on counting.
+struct PathCounters {
+    std::string path;
+    uint64_t received_bytes = 0, sent_bytes = 0;
+    std::array<uint64_t, verdict_count> ended{};  // connections and sessions by how they ended
+    telemetry::HistogramValues connect_latency;
+};
+
+struct ServiceStatus {
+    std::string name;
+    Protocol protocol = Protocol::tcp;
+    SocketAddress listen;
+    Priority priority = Priority::p3;
+    std::string plane_reason;
+    bool listening = false;  // false: removed by a reload, or draining; it may still have connections
+    uint64_t active_connections = 0;
+    uint64_t received_datagrams = 0, sent_datagrams = 0;  // UDP
+    std::array<uint64_t, verdict_count> dropped{};        // refused at admission, or datagrams not carried on
+    telemetry::HistogramValues duration;
+    std::vector<PathCounters> paths;
+    std::vector<EndpointStatus> endpoints;
+};
+
+struct WorkerStatus {
+    unsigned index = 0;
+    uint64_t active_connections = 0;
+    uint64_t loops = 0, events = 0;  // how well the loop batches
+    uint64_t bulk_directions = 0;    // directions that splice at the moment
+    uint64_t user_memory_bytes = 0;  // connection slabs, buffers, spilled bytes
+};
+
+struct Status {
+    std::vector<ServiceStatus> services;
+    std::vector<WorkerStatus> workers;
+    uint64_t descriptors_used = 0, descriptors_limit = 0;
+    bool accepting = true;
+    std::vector<std::string> notes;  // what cannot work here, in words: "splice: pipe limit reached, copying"
+};
+
+}  // namespace marchproxy::stream
