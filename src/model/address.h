@@ -55,7 +55,7 @@ struct Prefix {
     uint8_t length = 128; // of the 128-bit form: an IPv4 /8 is 104
 
     static Result<Prefix> parse(std::string_view text);  // "10.0.0.0/8", "10.0.0.1", "2001:db8::/32"; host bits set: refused
-    bool contains(const IpAddress& address) const;
+    bool contains(const IpAddress& address) const;       // "::/0" holds every IPv6 address and no IPv4 one
     auto operator<=>(const Prefix&) const = default;
 };
 

@@ -48,7 +48,8 @@ Result<Duration> parse_duration(std::string_view text);   // "200ms", "1h", "1.5
 Result<Share> parse_share(std::string_view text);         // "5%"
 Result<Frequency> parse_frequency(std::string_view text); // "20000/s"
 
-// The shortest exact form that the parsers above read back as the same value.
+// The shortest exact form that the parsers above read back as the same value; below one of a unit the next smaller unit
+// is taken: "100ms", not "0.1s".
 std::string to_string(Rate rate);
 std::string to_string(Bytes bytes);
 std::string to_string(Duration duration);
