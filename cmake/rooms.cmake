@@ -6,6 +6,9 @@
 #   x_bench.cc  one Google Benchmark program each (MARCHPROXY_BENCH)
 # ROOMS are the only rooms whose headers it may include; tests/architecture checks that.
 include(GoogleTest)
+if(MARCHPROXY_FUZZ)
+  add_custom_target(fuzzers)  # all of them: scripts/fuzz.sh runs what it built
+endif()
 function(marchproxy_room name)
   cmake_parse_arguments(room "" "" "ROOMS;LIBRARIES" ${ARGN})
   set(directory "${CMAKE_SOURCE_DIR}/src/${name}")
@@ -45,6 +48,8 @@ function(marchproxy_room name)
       add_executable(${stem} ${file})
       target_link_libraries(${stem} PRIVATE ${name})
       target_link_options(${stem} PRIVATE -fsanitize=fuzzer)
+      set_target_properties(${stem} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}")
+      add_dependencies(fuzzers ${stem})
     endforeach()
   endif()
 endfunction()
