@@ -7,11 +7,14 @@ find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(prometheus-cpp REQUIRED)
-find_package(httplib REQUIRED)
 find_package(OpenSSL REQUIRED)
 
 pkg_check_modules(cares REQUIRED IMPORTED_TARGET libcares)
 add_library(cares::cares ALIAS PkgConfig::cares)
+
+# Debian's cpp-httplib brings no CMake package, only a pkg-config file.
+pkg_check_modules(httplib REQUIRED IMPORTED_TARGET cpp-httplib)
+add_library(httplib::httplib ALIAS PkgConfig::httplib)
 
 if(MARCHPROXY_TESTS)
   find_package(GTest REQUIRED)

@@ -26,10 +26,11 @@ struct Field {
     Field(std::string_view n, bool v) : name(n), value(v) {}
     Field(std::string_view n, double v) : name(n), value(v) {}
     template <class I>
-        requires std::is_integral_v<I>
-    Field(std::string_view n, I v) : name(n) {
-        if constexpr (std::is_signed_v<I>) value = static_cast<int64_t>(v);
-        else value = static_cast<uint64_t>(v);
+    requires std::is_integral_v<I> Field(std::string_view n, I v) : name(n) {
+        if constexpr (std::is_signed_v<I>)
+            value = static_cast<int64_t>(v);
+        else
+            value = static_cast<uint64_t>(v);
     }
 };
 
@@ -39,8 +40,8 @@ class Log {
   public:
     using Writer = std::function<void(std::string_view line)>;  // one whole line, without its newline
 
-    Log(LogLevel level, LogFormat format);                 // to standard error
-    Log(LogLevel level, LogFormat format, Writer writer);  // tests
+    Log(LogLevel level, LogFormat format);  // to standard error
+    Log(LogLevel level, LogFormat format, Writer writer, std::function<TimePoint()> now = Clock::now);  // tests
     ~Log();
 
     void configure(LogLevel level, LogFormat format);  // by reload
