@@ -1,0 +1,72 @@
+// The choose step: which endpoint takes a new connection or session.
+//
+// A Selector is built once for a service and snapshot and is immutable after that: any number of workers choose at
+// once. Draining and health are read from the endpoints' shared state at each choice, so neither needs a new Selector.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/address.h"
+#include "model/names.h"
+#include "routing/endpoint_state.h"
+
+namespace marchproxy::routing {
+
+struct Candidate {
+    std::string identity;            // unique in the service, the same on every node: Maglev hashes it
+    uint32_t weight = 1;             // relative; 0 takes no new connections
+    EndpointState* state = nullptr;  // never null; outlives the Selector
+};
+
+// One choice to be made.
+struct Question {
+    IpAddress client;     // Maglev
+    uint64_t random = 0;  // uniform; for least_connections, and when most endpoints are down
+    uint64_t& cursor;     // the asking worker's position in the rotation: it shares nothing with other workers
+    TimePoint now{};
+    std::span<const uint32_t> tried;  // answers to the same question that did not work out
+};
+
+class Selector {
+  public:
+    Selector() = default;  // of a service without endpoints
+    Selector(Policy policy, uint64_t seed, std::span<const Candidate> candidates);
+
+    // round_robin, weighted_round_robin, least_connections and maglev; the others look at paths.
+    static bool supports(Policy policy);
+
+    // The index of a candidate, with leave from its Health: the caller owes it succeeded() or failed(). When no
+    // endpoint that was not tried is healthy, one that is not is taken, since trying is better than refusing. None: all
+    // were tried, drain, or have no weight.
+    std::optional<uint32_t> choose(const Question& question) const;
+
+    size_t size() const { return entries_.size(); }
+
+  private:
+    struct Entry {
+        EndpointState* state;
+        uint32_t weight;
+        uint64_t rank;  // hash of the identity
+    };
+    enum class Need : uint8_t { healthy, any };
+
+    bool fits(uint32_t index, const Question& question, Need need) const;
+    bool take(uint32_t index, const Question& question) const;
+    uint64_t load_compared(uint32_t a, uint32_t b) const;
+
+    std::optional<uint32_t> rotate(const Question& question) const;
+    std::optional<uint32_t> least_loaded(const Question& question) const;
+    std::optional<uint32_t> by_client(const Question& question) const;
+    std::optional<uint32_t> any_at_all(const Question& question, Need need) const;
+
+    Policy policy_ = Policy::round_robin;
+    uint64_t seed_ = 0;
+    std::vector<Entry> entries_;
+    std::vector<uint32_t> slots_;  // the rotation, or the Maglev table
+};
+
+}  // namespace marchproxy::routing
