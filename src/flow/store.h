@@ -2,7 +2,7 @@
 // lines where one is configured.
 //
 // Memory: about 100 bytes a kept record (its strings are shared with its service) and at most as many again while a
-// query reads; 128 bytes times `queued_for_file` for what waits for the file. Nothing else grows.
+// query reads; twice that times `queued_for_file` for what waits for the file. Nothing else grows.
 // Threads: every function may be called from any thread. finished() takes a short lock and never waits for the disk.
 #pragma once
 
@@ -18,7 +18,7 @@ namespace marchproxy::flow {
 
 struct StoreOptions {
     size_t keep = 100'000;            // 0: none
-    std::string file;                 // empty: none; appended to
+    std::string file{};               // empty: none; appended to
     size_t queued_for_file = 65'536;  // what waits for a slow disk; beyond it records are dropped and counted
     bool operator==(const StoreOptions&) const = default;
 };
@@ -27,7 +27,7 @@ enum class Sort : uint8_t { start, duration, bytes };
 std::optional<Sort> sort_from_name(std::string_view name);
 
 struct Query {
-    std::string service;  // empty: all
+    std::string service{};  // empty: all
     size_t limit = 100;
     Sort sort = Sort::start;  // the newest, longest or largest first
 };
