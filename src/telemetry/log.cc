@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "model/rfc3339.h"
+#include "telemetry/utf8.h"
 
 namespace marchproxy::telemetry {
 
@@ -68,8 +69,7 @@ std::string text_value(const Field& field) {
 std::string text_event(std::string_view event) {
     const bool breaks =
         std::any_of(event.begin(), event.end(), [](char c) { return c >= 0 && (c < ' ' || c == 0x7f); });
-    std::string quoted = dump(Json(event));
-    return breaks ? quoted : Json::parse(quoted).get<std::string>();
+    return breaks ? dump(Json(event)) : valid_utf8(event);
 }
 
 std::string text_line(LogLevel level, std::string_view event, Fields fields, uint64_t suppressed) {

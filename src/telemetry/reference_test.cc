@@ -1,0 +1,33 @@
+#include "telemetry/reference.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+namespace marchproxy::telemetry {
+namespace {
+
+void expect_current(const std::string& name, const std::string& page) {
+    const auto source = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+    const auto file = source / "docs" / "reference" / name;
+    if (std::getenv("MARCHPROXY_UPDATE_DOCS") != nullptr) {
+        std::filesystem::create_directories(file.parent_path());
+        std::ofstream(file) << page;
+    }
+    std::ostringstream stored;
+    stored << std::ifstream(file).rdbuf();
+    EXPECT_EQ(stored.str(), page) << file << " is not current: run this test with MARCHPROXY_UPDATE_DOCS=1";
+}
+
+TEST(Reference, MetricsPageIsCurrent) {
+    expect_current("metrics.md", metrics_reference());
+}
+TEST(Reference, VerdictsPageIsCurrent) {
+    expect_current("verdicts.md", verdicts_reference());
+}
+
+}  // namespace
+}  // namespace marchproxy::telemetry
