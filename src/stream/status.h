@@ -26,6 +26,7 @@ struct EndpointStatus {
 // removes and brings back a service goes on counting.
 struct PathCounters {
     std::string path;
+    uint64_t decisions = 0;  // times the routing policy chose the path, retries included
     uint64_t received_bytes = 0, sent_bytes = 0;
     std::array<uint64_t, verdict_count> ended{};  // connections and sessions by how they ended
     telemetry::HistogramValues connect_latency;
