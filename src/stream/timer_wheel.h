@@ -31,9 +31,12 @@ class TimerWheel {
   public:
     // `start`: no later than any time given afterwards.
     explicit TimerWheel(TimePoint start) : start_(start) {
-        for (Level& level : levels_)
-            for (Timer& head : level.heads)
-                head.next = head.previous = &head;
+        for (unsigned wheel = 0; wheel < wheels; ++wheel) {
+            for (unsigned index = 0; index < slots; ++index) {
+                Timer& head = levels_[wheel].heads[index];
+                head = {&head, &head, wheel << bits | index};
+            }
+        }
     }
     TimerWheel(const TimerWheel&) = delete;
     TimerWheel& operator=(const TimerWheel&) = delete;
