@@ -31,6 +31,8 @@ class Refusing(proxy.ProxyTest):
         self.assertLess(time.monotonic() - began, 1.0)
         running.wait_ended_with("connect_refused")
         self.assertIn("connect_refused", running.log(None))
+        for _ in range(5):  # three failures in a row make an endpoint count as down
+            self.assert_closed(self.connect(web))
         eventually(lambda: running.get("/readyz").status == 503, "/readyz tells that no endpoint is healthy")
 
     def test_an_endpoint_that_comes_back_is_used_again(self):
