@@ -34,7 +34,7 @@ test:
 bench:
 	@scripts/setup.sh --test --bench
 	@scripts/build.sh release all
-	@bench/run $(if $(ONLY),--only '$(ONLY)')
+	@python3 bench/run.py $(if $(ONLY),--only '$(ONLY)')
 
 lint:
 	@scripts/setup.sh --lint
