@@ -1,8 +1,8 @@
 // The PROXY protocol, versions 1 and 2 (HAProxy, doc/proxy-protocol.txt): the first bytes of a connection, or of a
 // datagram, that say whose it is when a proxy before this one opened it.
 //
-// Pure: bytes in, values out. Input is hostile: nothing is read past the given bytes, and the first byte that no header
-// can have makes it invalid.
+// Pure: bytes in, values out. Input is hostile: nothing is read past the given bytes, and bytes that cannot become a
+// header are invalid as soon as they show it, not only when the header should have been whole.
 #pragma once
 
 #include <array>

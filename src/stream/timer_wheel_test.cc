@@ -159,7 +159,9 @@ TEST(TimerWheel, BehavesLikeASortedMap) {
             where[static_cast<size_t>(&timer - timers.data())] = model.emplace(now + delay, &timer);
         }
         ASSERT_EQ(wheel.armed(), model.size());
-        if (!model.empty()) ASSERT_LE(*wheel.next_expiry(), model.begin()->first + 1ms);
+        if (!model.empty()) {
+            ASSERT_LE(*wheel.next_expiry(), model.begin()->first + 1ms);
+        }
 
         now += std::chrono::microseconds(random() % (1ULL << (random() % 30)));
         TimePoint previous = start;
@@ -171,7 +173,9 @@ TEST(TimerWheel, BehavesLikeASortedMap) {
             previous = place->first;
             forget(timer);
         });
-        if (!model.empty()) ASSERT_GT(model.begin()->first, now - 1ms);
+        if (!model.empty()) {
+            ASSERT_GT(model.begin()->first, now - 1ms);
+        }
     }
 }
 
