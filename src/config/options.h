@@ -29,6 +29,8 @@ struct Option {
     bool required = false;     // within its list element
     bool secret = false;       // never printed
     bool boolean = false;      // a flag that needs no argument
+    bool list = false;         // of scalars: comma separated in variables
+    bool elements = false;     // a list of maps, whose keys are rows of their own
 };
 
 // In the order of the table, which is that of the reference page.

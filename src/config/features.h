@@ -1,0 +1,36 @@
+// What the configuration can ask for that a version may lack. A feature that is built flips its line here, and its keys
+// are accepted from then on.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+namespace marchproxy::config {
+
+struct Feature {
+    std::string_view name;
+    std::string_view title;
+    bool built;
+};
+
+inline constexpr std::array features{
+    Feature{"packet", "the packet plane", false},
+    Feature{"qos", "shaping", false},
+    Feature{"multicloud", "routing by measured paths", false},
+    Feature{"tls", "TLS", false},
+    Feature{"numa", "NUMA placement", false},
+    Feature{"tracing", "tracing", false},
+    Feature{"manager", "the manager", false},
+    Feature{"custom_metrics", "custom metrics", false},
+    Feature{"ipfix", "IPFIX export", false},
+    Feature{"retry_unanswered", "retrying what was not answered", false},
+};
+
+// Null for a name that is not in the table.
+constexpr const Feature* find_feature(std::string_view name) {
+    for (const Feature& feature : features)
+        if (feature.name == name) return &feature;
+    return nullptr;
+}
+
+}  // namespace marchproxy::config

@@ -1,0 +1,39 @@
+#include "config/load.h"
+
+#include "config/document.h"
+#include "config/overlay.h"
+#include "config/problems.h"
+#include "config/table.h"
+#include "config/validate.h"
+
+namespace marchproxy::config {
+namespace {
+
+Loaded finish(Node root, const Sources& sources, Problems& problems) {
+    const Tables tables;
+    root.kind = Node::Kind::map;  // no file, or none that could be read: the rest can still be checked
+    overlay(root, sources, tables, problems);
+    Loaded loaded;
+    bind_object(root, "", loaded.snapshot, {tables, problems});
+    validate(loaded.snapshot, root, problems);
+    loaded.problems = problems.take();
+    return loaded;
+}
+
+}  // namespace
+
+Loaded load(const Sources& sources) {
+    Problems problems(sources.file);
+    Node root;
+    if (!sources.file.empty())
+        if (const std::optional<std::string> text = read_document(sources.file, problems))
+            root = parse_document(*text, problems);
+    return finish(std::move(root), sources, problems);
+}
+
+Loaded load_text(std::string_view yaml, std::string_view name, const Sources& sources) {
+    Problems problems{std::string(name)};
+    return finish(parse_document(yaml, problems), sources, problems);
+}
+
+}  // namespace marchproxy::config

@@ -1,0 +1,241 @@
+#include "config/validate.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "model/quote.h"
+
+namespace marchproxy::config {
+namespace {
+
+// The node of a value that was given and read; null otherwise.
+const Node* sound(const Node& parent, std::string_view key) {
+    const Node* node = parent.find(key);
+    return node && !node->refused ? node : nullptr;
+}
+
+std::string place_of(const Node& node) {
+    return node.given_by ? *node.given_by : fmt::format("line {}", node.line);
+}
+
+const Node& element(const Node& root, std::string_view list, size_t index) {
+    return root.find(list)->children[index];
+}
+
+// Names of a list's elements: each once.
+class UniqueNames {
+  public:
+    UniqueNames(std::string list, Problems& problems) : list_(std::move(list)), problems_(problems) {}
+
+    void add(const Node& owner, size_t index, std::string_view name) {
+        const Node* node = sound(owner, "name");
+        if (!node) return;
+        const auto [first, fresh] = seen_.emplace(name, node);
+        if (!fresh)
+            problems_.at_value(*node, fmt::format("{}[{}].name", list_, index),
+                               fmt::format("{} is taken already, by {}", quoted(name), place_of(*first->second)));
+    }
+
+  private:
+    std::string list_;
+    Problems& problems_;
+    std::unordered_map<std::string_view, const Node*> seen_;
+};
+
+void check_location(const Node& owner, const std::string& path, std::string_view key, Problems& problems) {
+    const Node* node = owner.find(key);
+    if (!node || node->kind != Node::Kind::map || (node->child("lat") && node->child("lon"))) return;
+    problems.at_value(*node, path, "needs both lat and lon");
+}
+
+void check_paths(const Snapshot& snapshot, const Node& root, Problems& problems) {
+    UniqueNames names("paths", problems);
+    for (size_t i = 0; i < snapshot.paths.size(); ++i) {
+        const Node& node = element(root, "paths", i);
+        names.add(node, i, snapshot.paths[i].name);
+        check_location(node, fmt::format("paths[{}].location", i), "location", problems);
+    }
+}
+
+bool overlap(const SocketAddress& a, const SocketAddress& b) {
+    const bool wildcard = a.ip.is_unspecified() || b.ip.is_unspecified();
+    return a.port == b.port && (a.ip == b.ip || (wildcard && a.ip.is_v4() == b.ip.is_v4()));
+}
+
+class Services {
+  public:
+    Services(const Snapshot& snapshot, const Node& root, Problems& problems)
+        : snapshot_(snapshot),
+          root_(root),
+          problems_(problems),
+          names_("services", problems),
+          admin_{snapshot.settings.admin.address, snapshot.settings.admin.port} {
+        for (const Path& path : snapshot.paths)
+            paths_.insert(path.name);
+    }
+
+    void check() {
+        for (size_t i = 0; i < snapshot_.services.size(); ++i) {
+            const Service& service = snapshot_.services[i];
+            const Node& node = element(root_, "services", i);
+            const std::string path = fmt::format("services[{}]", i);
+            names_.add(node, i, service.name);
+            check_listen(service, node, path);
+            check_endpoints(service, node, path);
+            if (service.protocol == Protocol::udp) check_udp(node, path, service);
+            check_qos(service.qos, node, path);
+            check_packet(service, node, path);
+        }
+    }
+
+  private:
+    void check_listen(const Service& service, const Node& node, const std::string& path) {
+        const Node* listen = sound(node, "listen");
+        if (!listen) return;
+        const auto [first, fresh] = listeners_.emplace(std::tuple(service.protocol, service.listen), listen);
+        if (!fresh)
+            problems_.at_value(*listen, path + ".listen",
+                               fmt::format("another service listens on {} {} already, at {}", name_of(service.protocol),
+                                           to_string(service.listen), place_of(*first->second)));
+        if (service.protocol == Protocol::tcp && overlap(service.listen, admin_))
+            problems_.at_value(*listen, path + ".listen",
+                               fmt::format("{} is where the admin server listens; choose another port for one of them",
+                                           to_string(admin_)));
+    }
+
+    void check_endpoints(const Service& service, const Node& node, const std::string& path) {
+        const Node* list = node.find("endpoints");
+        if (list && list->refused) return;
+        if (service.endpoints.empty())
+            return problems_.at_value(list ? *list : node, path,
+                                      "has no endpoints; add at least one, as in "
+                                      "endpoints: [{ address: \"10.0.0.1:80\" }]");
+        std::set<std::tuple<HostPort, std::string_view>> seen;
+        for (size_t i = 0; i < service.endpoints.size(); ++i) {
+            const Endpoint& endpoint = service.endpoints[i];
+            const Node& given = list->children[i];
+            const std::string key = fmt::format("{}.endpoints[{}]", path, i);
+            const Node* address = sound(given, "address");
+            if (address && !seen.emplace(endpoint.address, endpoint.path).second)
+                problems_.at_value(*address, key + ".address",
+                                   fmt::format("{} is an endpoint of this service already; use weight to give it more",
+                                               to_string(endpoint.address)));
+            const Node* name = sound(given, "path");
+            if (name && !endpoint.path.empty() && !paths_.contains(endpoint.path))
+                problems_.at_value(*name, key + ".path",
+                                   fmt::format("{} names no path; add it to paths", quoted(endpoint.path)));
+        }
+    }
+
+    void check_udp(const Node& node, const std::string& path, const Service& service) {
+        const auto refuse = [&](bool given, std::string_view key) {
+            const Node* value = sound(node, key);
+            if (given && value)
+                problems_.at_value(*value, fmt::format("{}.{}", path, key),
+                                   "is for tcp; this service's protocol is udp");
+        };
+        refuse(service.accept_proxy_protocol, "accept_proxy_protocol");
+        refuse(service.proxy_protocol != ProxyProtocol::none, "proxy_protocol");
+        refuse(service.tls != TlsMode::none, "tls.mode");
+    }
+
+    void check_qos(const ServiceQos& qos, const Node& node, const std::string& path) {
+        const Node* guarantee = node.find("qos.guarantee");
+        if (!guarantee) return;
+        check_direction(qos.guarantee.up, qos.rate.up, up_, *guarantee, path);
+        check_direction(qos.guarantee.down, qos.rate.down, down_, *guarantee, path);
+    }
+
+    void check_direction(const std::optional<Rate>& guarantee, const std::optional<Rate>& rate, uint64_t& sum,
+                         const Node& node, const std::string& path) {
+        if (!guarantee) return;
+        if (rate && *guarantee > *rate)
+            problems_.at_value(node, path + ".qos.guarantee",
+                               fmt::format("{} is more than the rate, {}", to_string(*guarantee), to_string(*rate)));
+        const std::optional<Rate>& link = snapshot_.settings.qos.link_rate;
+        const bool fitted = link && sum <= link->bits_per_second;
+        if (__builtin_add_overflow(sum, guarantee->bits_per_second, &sum)) sum = UINT64_MAX;
+        if (fitted && sum > link->bits_per_second)
+            problems_.at_value(node, path + ".qos.guarantee",
+                               fmt::format("the guarantees up to here add up to {}; qos.link_rate is {}",
+                                           to_string(Rate{sum}), to_string(*link)));
+    }
+
+    void check_packet(const Service& service, const Node& node, const std::string& path) {
+        const Node* encapsulation = sound(node, "encapsulation");
+        if (encapsulation && service.encapsulation != Encapsulation::none && service.forwarding != Forwarding::dsr)
+            problems_.at_value(*encapsulation, path + ".encapsulation", "needs forwarding: dsr");
+        const RoutingWeights& weights = service.routing.weights;
+        const Node* given = node.find("routing.weights");
+        if (given && weights.latency + weights.cost + weights.bandwidth <= 0)
+            problems_.at_value(*given, path + ".routing.weights", "at least one must be more than 0");
+    }
+
+    const Snapshot& snapshot_;
+    const Node& root_;
+    Problems& problems_;
+    UniqueNames names_;
+    SocketAddress admin_;
+    std::unordered_set<std::string_view> paths_;
+    std::map<std::tuple<Protocol, SocketAddress>, const Node*> listeners_;
+    uint64_t up_ = 0, down_ = 0;  // guarantees so far
+};
+
+void check_default_listener(const Snapshot& snapshot, const Node& root, Problems& problems) {
+    const Settings& settings = snapshot.settings;
+    const SocketAddress listen{settings.listen_address, settings.listen_port};
+    const SocketAddress admin{settings.admin.address, settings.admin.port};
+    if (!snapshot.services.empty() || !overlap(listen, admin)) return;
+    const Node* node = sound(root, "listen.port");
+    if (!node) node = sound(root, "admin.port");
+    if (node)
+        problems.at_value(*node, "listen.port",
+                          fmt::format("{} is also where the admin server listens; change listen.port or admin.port",
+                                      to_string(admin)));
+}
+
+void check_settings(const Settings& settings, const Node& root, Problems& problems) {
+    const Node* keepalive = sound(root, "stream.keepalive");
+    if (keepalive && settings.stream.keepalive % std::chrono::seconds(1) != Duration::zero())
+        problems.at_value(*keepalive, "stream.keepalive", "must be whole seconds, as the kernel counts it");
+
+    const double floors =
+        settings.qos.floor_p1.fraction + settings.qos.floor_p2.fraction + settings.qos.floor_p3.fraction;
+    const Node* given = root.find("qos.floors");
+    if (given && floors > 1 + 1e-9)
+        problems.at_value(*given, "qos.floors", fmt::format("add up to {:g}%; the link has 100%", 100 * floors));
+
+    const ProbeSettings& probe = settings.multicloud.probe;
+    const Node* timeout = sound(root, "multicloud.probe.timeout");
+    if (!timeout) timeout = sound(root, "multicloud.probe.interval");
+    if (timeout && probe.timeout >= probe.interval)
+        problems.at_value(*timeout, "multicloud.probe.timeout",
+                          fmt::format("{} must be shorter than the interval, {}", marchproxy::to_string(probe.timeout),
+                                      marchproxy::to_string(probe.interval)));
+    check_location(root, "multicloud.locality", "multicloud.locality", problems);
+
+    const Node* url = sound(root, "manager.url");
+    if (url && !settings.manager.url.empty() && settings.manager.cluster_api_key.empty())
+        problems.at_value(*url, "manager.url", "needs manager.cluster_api_key");
+}
+
+}  // namespace
+
+void validate(const Snapshot& snapshot, const Node& root, Problems& problems) {
+    check_settings(snapshot.settings, root, problems);
+    check_paths(snapshot, root, problems);
+    Services(snapshot, root, problems).check();
+    check_default_listener(snapshot, root, problems);
+    UniqueNames metrics("telemetry.custom_metrics", problems);
+    for (size_t i = 0; i < snapshot.settings.telemetry.custom_metrics.size(); ++i)
+        metrics.add(element(root, "telemetry.custom_metrics", i), i,
+                    snapshot.settings.telemetry.custom_metrics[i].name);
+}
+
+}  // namespace marchproxy::config
