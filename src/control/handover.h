@@ -1,0 +1,86 @@
+// Listening sockets from one process image to the next, so that no connection attempt is refused while the binary is
+// replaced: by number in the environment (ours at SIGUSR2), or as the service manager hands them over
+// (sd_listen_fds(3): LISTEN_PID, LISTEN_FDS).
+// Thread: the control thread.
+#pragma once
+
+#include <signal.h>
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/result.h"
+#include "stream/plane.h"
+
+namespace marchproxy::control {
+
+// Closes itself; -1 is none.
+class Descriptor {
+  public:
+    Descriptor() = default;
+    explicit Descriptor(int number) : number_(number) {}
+    Descriptor(Descriptor&& other) noexcept : number_(other.release()) {}
+    Descriptor& operator=(Descriptor&& other) noexcept {
+        reset(other.release());
+        return *this;
+    }
+    ~Descriptor() { reset(); }
+
+    int get() const { return number_; }
+    explicit operator bool() const { return number_ >= 0; }
+    int release();
+    void reset(int number = -1);
+
+  private:
+    int number_ = -1;
+};
+
+// "3-6,9": ten thousand services' sockets have to fit into one environment variable.
+std::string format_numbers(std::vector<int> numbers);
+std::optional<std::vector<int>> parse_numbers(std::string_view text);
+
+struct Inherited {
+    std::vector<stream::ListeningSocket> sockets;  // close-on-exec again
+    Descriptor ready_pipe;                         // the predecessor waits for a byte on it
+    std::vector<std::string> problems;             // descriptors that were named and are of no use
+};
+
+// Takes the variables out of the environment, so that neither the configuration nor a child sees them. Before any
+// other thread runs.
+Inherited take_inherited();
+
+// The path this process was started by, absolute: the one a new binary is put at. /proc/self/exe alone would follow
+// a symbolic link to the old version, and says "(deleted)" once the file was replaced.
+std::string path_of_this_program();
+
+// A process that is to take over.
+class Successor {
+  public:
+    // Starts `program` with `arguments` (the first one is its name), this environment and the listeners, which are
+    // closed here again in any case.
+    static Result<Successor> start(const std::string& program, const std::vector<std::string>& arguments,
+                                   const std::vector<stream::ListeningSocket>& listeners, const sigset_t& signal_mask);
+    Successor(Successor&&) = default;
+    Successor& operator=(Successor&&) = default;
+    ~Successor();  // kills it, unless it was released
+
+    pid_t process() const { return process_; }
+    int ready_descriptor() const { return ready_.get(); }  // readable: is_ready() knows more
+
+    enum class Answer { none, ready, gone };
+    Answer answer();
+
+    std::string end();  // kills it where it still runs, and says in words how it ended
+    void release();     // it goes on without us
+
+  private:
+    Successor(pid_t process, Descriptor ready) : process_(process), ready_(std::move(ready)) {}
+
+    pid_t process_ = -1;
+    Descriptor ready_;
+};
+
+}  // namespace marchproxy::control
