@@ -135,7 +135,8 @@ class Daemon::Implementation final : public admin::View {
     Result<void> start_admin() {
         const AdminSettings admin = admin_tried_ = board_.snapshot()->settings.admin;
         auto server = std::make_unique<admin::Server>(*this, *log_);
-        if (auto started = server->start(admin.address, admin.port); !started.ok()) return started;
+        if (const auto started = server->start(admin.address, admin.port); !started.ok())
+            return Error{started.error() + " (another one: --admin-port, ADMIN_PORT or admin.port)"};
         admin_ = std::move(server);
         admin_settings_ = admin;
         return {};
@@ -337,14 +338,14 @@ class Daemon::Implementation final : public admin::View {
                                 {"connections", plane_->active_connections()},
                                 {"drain_timeout", to_string(board_.snapshot()->settings.drain_timeout)}});
         tell_manager(notifier_.stopping("draining"));
-        begin_drain("the proxy is draining");
+        begin_drain("the proxy is draining", false);
     }
 
-    void begin_drain(const std::string& why) {
+    void begin_drain(const std::string& why, bool handed_over) {
         board_.set_state(admin::ProcessState::draining);
         mailbox_.close(why + "; a reload has nothing to reach");
         drain_deadline_ = Clock::now() + board_.snapshot()->settings.drain_timeout;
-        plane_->stop_accepting();
+        plane_->stop_accepting(handed_over);
     }
 
     void follow_drain() {
@@ -417,7 +418,7 @@ class Daemon::Implementation final : public admin::View {
         tell_manager(notifier_.main_process(successor_->process()));
         successor_->release();
         successor_.reset();
-        begin_drain("another process has taken over");
+        begin_drain("another process has taken over", true);
         admin_.reset();
         admin_retry_at_ = beat_at_ = TimePoint::max();
         beat_interval_.reset();
