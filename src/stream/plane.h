@@ -46,9 +46,11 @@ class Plane {
     // Name resolution moved: same snapshot, other addresses.
     void update_resolution(const Resolution& resolution);
 
-    void stop_accepting();                     // SIGTERM, hot upgrade: listeners close, connections stay
+    // No new work; what is there goes on. SIGTERM: what waits in the listeners' queues is still taken, and UDP sessions
+    // still hear their clients. `handed_over`: another process reads the same sockets from now on.
+    void stop_accepting(bool handed_over = false);
     uint64_t active_connections() const;
-    void end_all(Verdict reason);              // after drain_timeout
+    void end_all(Verdict reason);  // after drain_timeout
 
     // Takes an endpoint (as configured, or resolved) out of the choice, or back. False: no service has it.
     bool drain_endpoint(const std::string& address, bool draining);

@@ -12,11 +12,11 @@
 namespace marchproxy::stream {
 
 struct EndpointStatus {
-    std::string address;     // as configured
-    std::string resolved;    // "10.0.0.1:80"; empty: the name has not resolved
+    std::string address;   // as configured
+    std::string resolved;  // "10.0.0.1:80"; empty: the name has not resolved
     std::string path;
     uint32_t weight = 0;
-    bool up = true;          // false: recent connects failed, it is tried last
+    bool up = true;  // false: recent connects failed, it is tried last
     bool draining = false;
     uint64_t active_connections = 0;
     std::string last_error;  // why it is not up

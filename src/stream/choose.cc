@@ -1,0 +1,31 @@
+#include "stream/choose.h"
+
+#include <algorithm>
+#include <array>
+
+namespace marchproxy::stream {
+
+std::shared_ptr<EndpointRuntime> choose(Context& context, WorkerService& service, const IpAddress& client,
+                                        std::span<const std::shared_ptr<EndpointRuntime>> failed) {
+    const ServiceView& view = *service.view;
+    // The selector speaks in indexes of its own snapshot; an endpoint that failed may meanwhile be gone from it.
+    std::array<uint32_t, most_attempts> tried;
+    size_t count = 0;
+    for (const auto& endpoint : failed) {
+        const auto found = std::find(view.endpoints.begin(), view.endpoints.end(), endpoint);
+        if (found != view.endpoints.end() && count < tried.size())
+            tried[count++] = static_cast<uint32_t>(found - view.endpoints.begin());
+    }
+    const routing::Question question{.client = client,
+                                     .random = context.random(),
+                                     .cursor = service.cursor,
+                                     .now = context.now,
+                                     .tried = {tried.data(), count}};
+    const std::optional<uint32_t> index = view.selector.choose(question);
+    if (!index) return nullptr;
+    const std::shared_ptr<EndpointRuntime>& endpoint = view.endpoints[*index];
+    endpoint->path->slots[context.worker].decisions.add();
+    return endpoint;
+}
+
+}  // namespace marchproxy::stream

@@ -1,0 +1,257 @@
+#include "stream/datagrams.h"
+
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <new>
+
+#include "stream/sockets.h"
+
+namespace marchproxy::stream {
+
+namespace {
+
+// The kernel takes at most 64 segments (UDP_MAX_SEGMENTS before 6.9) and 64 KiB of IP packet in one send.
+constexpr uint32_t most_segments = 64;
+constexpr uint32_t most_run_bytes = 65000;
+
+bool is_refused_run(int error) {
+    return error == EMSGSIZE || error == EINVAL || error == EIO || error == EOPNOTSUPP;
+}
+
+template <class T>
+void add_control(msghdr& header, int level, int type, const T& value) {
+    auto* entry = reinterpret_cast<cmsghdr*>(static_cast<std::byte*>(header.msg_control) + header.msg_controllen);
+    entry->cmsg_level = level;
+    entry->cmsg_type = type;
+    entry->cmsg_len = CMSG_LEN(sizeof value);
+    std::memcpy(CMSG_DATA(entry), &value, sizeof value);
+    header.msg_controllen += CMSG_SPACE(sizeof value);
+}
+
+void add_source(msghdr& header, const IpAddress& source) {
+    if (source.is_v4()) {
+        in_pktinfo info{};
+        std::memcpy(&info.ipi_spec_dst, source.bytes.data() + 12, 4);
+        add_control(header, IPPROTO_IP, IP_PKTINFO, info);
+    } else {
+        in6_pktinfo info{};
+        std::memcpy(&info.ipi6_addr, source.bytes.data(), 16);
+        add_control(header, IPPROTO_IPV6, IPV6_PKTINFO, info);
+    }
+}
+
+void read_control(msghdr& header, Datagram& datagram) {
+    for (cmsghdr* entry = CMSG_FIRSTHDR(&header); entry; entry = CMSG_NXTHDR(&header, entry)) {
+        if (entry->cmsg_level == SOL_UDP && entry->cmsg_type == UDP_GRO) {
+            int segment = 0;
+            std::memcpy(&segment, CMSG_DATA(entry), sizeof segment);
+            if (segment > 0 && static_cast<uint32_t>(segment) < datagram.size)
+                datagram.segment = static_cast<uint32_t>(segment);
+        } else if (entry->cmsg_level == IPPROTO_IP && entry->cmsg_type == IP_PKTINFO) {
+            in_pktinfo info;
+            std::memcpy(&info, CMSG_DATA(entry), sizeof info);
+            datagram.to = IpAddress::v4(ntohl(info.ipi_addr.s_addr));
+        } else if (entry->cmsg_level == IPPROTO_IPV6 && entry->cmsg_type == IPV6_PKTINFO) {
+            in6_pktinfo info;
+            std::memcpy(&info, CMSG_DATA(entry), sizeof info);
+            std::memcpy(datagram.to.bytes.data(), &info.ipi6_addr, 16);
+        }
+    }
+}
+
+}  // namespace
+
+DatagramBatch::DatagramBatch() {
+    // Untouched pages cost nothing: with small datagrams only the first page of each buffer is ever backed.
+    void* memory = mmap(nullptr, capacity * buffer_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    memory_ = static_cast<std::byte*>(memory);
+    for (size_t i = 0; i < capacity; ++i)
+        in_pieces_[i] = {memory_ + i * buffer_size, buffer_size};
+}
+
+DatagramBatch::~DatagramBatch() {
+    munmap(memory_, capacity * buffer_size);
+}
+
+void DatagramBatch::enable_runs(int descriptor) {
+    set_option(descriptor, SOL_UDP, UDP_GRO, 1);
+}
+
+void DatagramBatch::report_destination(int descriptor, bool is_v4) {
+    if (is_v4)
+        set_option(descriptor, IPPROTO_IP, IP_PKTINFO, 1);
+    else
+        set_option(descriptor, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
+}
+
+int DatagramBatch::receive(int descriptor) {
+    for (size_t i = 0; i < capacity; ++i)
+        in_[i].msg_hdr = {.msg_name = &in_names_[i],
+                          .msg_namelen = sizeof in_names_[i],
+                          .msg_iov = &in_pieces_[i],
+                          .msg_iovlen = 1,
+                          .msg_control = in_control_[i].bytes.data(),
+                          .msg_controllen = in_control_[i].bytes.size(),
+                          .msg_flags = 0};
+    int got;
+    do {
+        got = recvmmsg(descriptor, in_.data(), capacity, MSG_DONTWAIT, nullptr);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0) return errno == EAGAIN ? 0 : -errno;
+    for (size_t i = 0; i < static_cast<size_t>(got); ++i) {
+        Datagram& datagram = datagrams_[i];
+        datagram = {.bytes = memory_ + i * buffer_size, .size = in_[i].msg_len, .segment = in_[i].msg_len};
+        if (in_[i].msg_hdr.msg_namelen > 0) datagram.from = SocketAddress::from(in_names_[i]);
+        read_control(in_[i].msg_hdr, datagram);
+    }
+    return got;
+}
+
+void DatagramBatch::append(Chain& chain, int index) {
+    if (chain.empty())
+        chain.first = index;
+    else
+        (*this)[chain.last].next = index;
+    chain.last = index;
+}
+
+// Joins neighbours of equal size into runs. A shorter datagram may only close a run (udp(7)).
+void DatagramBatch::add_piece(std::byte* bytes, uint32_t size, uint32_t segment, const RunLimits& limits) {
+    const uint32_t count = size == 0 ? 1 : (size + segment - 1) / segment;
+    if (!runs_.empty()) {
+        Run& run = runs_.back();
+        const bool is_open = run.size == run.segment * run.datagrams;
+        if (is_open && size > 0 && run.segment > 0 && segment <= run.segment &&
+            (segment == run.segment || count == 1) && run.segment <= limits.largest_segment &&
+            run.datagrams + count <= most_segments && run.size + size <= most_run_bytes) {
+            run.pieces += 1;
+            run.size += size;
+            run.datagrams += count;
+            pieces_.push_back({bytes, size});
+            return;
+        }
+    }
+    runs_.push_back({.first_piece = pieces_.size(), .pieces = 1, .segment = segment, .size = size, .datagrams = count});
+    pieces_.push_back({bytes, size});
+}
+
+void DatagramBatch::plan(const Chain& chain, const RunLimits& limits) {
+    runs_.clear();
+    pieces_.clear();
+    for (int index = chain.first; index >= 0; index = (*this)[index].next) {
+        const Datagram& datagram = (*this)[index];
+        if (datagram.size <= datagram.segment || datagram.segment <= limits.largest_segment) {
+            add_piece(datagram.bytes, datagram.size, datagram.segment, limits);
+            continue;
+        }
+        // A joined run that may not leave as one.
+        for (uint32_t offset = 0; offset < datagram.size; offset += datagram.segment) {
+            const uint32_t size = std::min(datagram.segment, datagram.size - offset);
+            add_piece(datagram.bytes + offset, size, size, limits);
+        }
+    }
+}
+
+void DatagramBatch::prepare(size_t index, const Run& run, const Way& way, sockaddr_storage& to, socklen_t to_size) {
+    msghdr& header = out_[index].msg_hdr;
+    header = {.msg_name = way.to ? &to : nullptr,
+              .msg_namelen = way.to ? to_size : 0,
+              .msg_iov = &pieces_[run.first_piece],
+              .msg_iovlen = run.pieces,
+              .msg_control = out_control_[index].bytes.data(),
+              .msg_controllen = 0,
+              .msg_flags = 0};
+    if (run.datagrams > 1) add_control(header, SOL_UDP, UDP_SEGMENT, static_cast<uint16_t>(run.segment));
+    if (way.source) add_source(header, *way.source);
+    if (header.msg_controllen == 0) header.msg_control = nullptr;
+}
+
+SendResult DatagramBatch::send(const Chain& chain, const Way& way, RunLimits& limits) {
+    plan(chain, limits);
+    sockaddr_storage to;
+    const socklen_t to_size = way.to ? way.to->to(to) : 0;
+    out_.resize(runs_.size());
+    out_control_.resize(runs_.size());
+    for (size_t i = 0; i < runs_.size(); ++i)
+        prepare(i, runs_[i], way, to, to_size);
+
+    SendResult result;
+    bool retried = false;
+    for (size_t at = 0; at < runs_.size();) {
+        const int sent =
+            sendmmsg(way.descriptor, &out_[at], static_cast<unsigned>(runs_.size() - at), MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent > 0) {
+            for (size_t i = at; i < at + static_cast<size_t>(sent); ++i) {
+                result.datagrams += runs_[i].datagrams;
+                result.bytes += runs_[i].size;
+            }
+            at += static_cast<size_t>(sent);
+            retried = false;
+            continue;
+        }
+        const int error = errno;
+        if (error == EINTR) continue;
+        if (error == EAGAIN || error == ENOBUFS) {  // no room: neither for this one nor for those behind it
+            for (; at < runs_.size(); ++at)
+                result.unsent += runs_[at].datagrams;
+            result.error = error;
+            break;
+        }
+        const Run& run = runs_[at];
+        // A connected socket reports what ICMP said of an earlier datagram in place of sending this one: once more.
+        if (error == ECONNREFUSED && !retried) {
+            result.error = error;
+            retried = true;
+            continue;
+        }
+        if (run.datagrams > 1 && is_refused_run(error)) {
+            limits.largest_segment = std::min(limits.largest_segment, run.segment - 1);
+            const SendResult singly = send_singly(run, way, to, to_size);
+            result.datagrams += singly.datagrams;
+            result.bytes += singly.bytes;
+            result.unsent += singly.unsent;
+            if (singly.error) result.error = singly.error;
+        } else {
+            result.unsent += run.datagrams;
+            result.error = error;
+        }
+        ++at;
+        retried = false;
+    }
+    return result;
+}
+
+SendResult DatagramBatch::send_singly(const Run& run, const Way& way, sockaddr_storage& to, socklen_t to_size) {
+    SendResult result;
+    Control control;
+    for (size_t piece = run.first_piece; piece < run.first_piece + run.pieces; ++piece) {
+        for (size_t offset = 0; offset < pieces_[piece].iov_len; offset += run.segment) {
+            iovec part{static_cast<std::byte*>(pieces_[piece].iov_base) + offset,
+                       std::min<size_t>(run.segment, pieces_[piece].iov_len - offset)};
+            msghdr header{.msg_name = way.to ? &to : nullptr,
+                          .msg_namelen = to_size,
+                          .msg_iov = &part,
+                          .msg_iovlen = 1,
+                          .msg_control = control.bytes.data(),
+                          .msg_controllen = 0,
+                          .msg_flags = 0};
+            if (way.source) add_source(header, *way.source);
+            if (sendmsg(way.descriptor, &header, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
+                ++result.datagrams;
+                result.bytes += part.iov_len;
+            } else {
+                ++result.unsent;
+                result.error = errno;
+            }
+        }
+    }
+    return result;
+}
+
+}  // namespace marchproxy::stream

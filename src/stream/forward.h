@@ -1,0 +1,132 @@
+// Step 4, forward: carries the bytes of one direction of a TCP connection from one socket to the other.
+//
+// Two ways behind one interface. Small transfers are copied through a buffer that belongs to the worker. A direction
+// that fills it moves on to splice(2): a borrowed pipe passes page references from socket to socket. Measured
+// (docs/decisions/0001-copy-and-splice.md): the copy wins below some 64 KiB a turn, the splice halves the CPU above.
+//
+// A bulk direction also coalesces: it asks the kernel to wake it only for `coalesce_bytes` (SO_RCVLOWAT) or after
+// `coalesce_delay`, whichever is first, so that the worker moves much at a time and sleeps in between.
+//
+// Single thread: a worker's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "model/snapshot.h"
+#include "stream/near_leg.h"
+#include "stream/pipe_pool.h"
+
+namespace marchproxy::stream {
+
+struct Connection;
+
+// One of a connection's two sockets, and what epoll's edges have said of it.
+struct Leg {
+    int descriptor = -1;
+    bool readable = true;       // until EAGAIN or a short read
+    bool writable = true;       // until EAGAIN
+    bool hangup = false;        // the peer will send no more: read on to the end, whatever came short
+    bool ended = false;         // its end of input was read
+    bool shut = false;          // its end of output was sent
+    bool read_failed = false;   // reset, or another error: nothing more will come
+    bool write_failed = false;  // takes no more; what it sent before may still wait to be read
+};
+
+// Bytes read and not yet written because the sink was full. At most one worker buffer.
+struct Spill {
+    size_t offset = 0, size = 0;
+    bool payload = true;  // counted; a PROXY header is not
+    std::unique_ptr<std::byte[]> bytes;
+};
+
+struct Bulk;
+
+// One direction's progress. Idle directions hold nothing but this.
+struct Direction {
+    uint64_t bytes = 0;  // written to the sink
+    std::unique_ptr<Spill> spill;
+    Bulk* bulk = nullptr;
+    bool pending() const;  // holds bytes that the sink has not taken
+};
+
+// A direction while it splices.
+struct Bulk {
+    Connection* connection;
+    bool up;  // client to endpoint
+    Pipe pipe;
+    size_t in_pipe = 0;
+    bool low_water_set = false;
+    bool waiting = false;  // in the coalescing queue
+    TimePoint due{};       // when it is to be read, however little has come
+    uint8_t idle_turns = 0;
+};
+
+enum class Pumped : uint8_t {
+    blocked,        // source empty or sink full: an edge will come
+    again,          // budget used up: there may be more
+    source_failed,  // everything read before was written
+    sink_failed,    // the sink takes no more bytes
+    finished,       // end of input, and everything was written
+};
+
+class Forwarder {
+  public:
+    Forwarder(DescriptorBudget& budget, const StreamSettings& settings);
+    ~Forwarder();
+
+    void configure(const StreamSettings& settings);
+
+    // Moves what can be moved now from `source` to `sink`.
+    Pumped pump(Connection& connection, bool up, Direction& direction, Leg& source, Leg& sink, TimePoint now);
+
+    // Bytes that do not come from the source but go first: a PROXY header.
+    void prepend(Direction& direction, std::span<const std::byte> bytes);
+
+    // Frees what a direction of an ended connection holds.
+    void release(Direction& direction);
+
+    // Coalescing: when the next waiting direction is due, and that direction. It is to be pumped by the caller.
+    std::optional<TimePoint> next_due() const;
+    Bulk* take_due(TimePoint now);
+
+    std::byte* buffer() { return buffer_; }
+    size_t buffer_size() const { return buffer_size_; }
+
+    uint64_t bulk_directions() const { return bulk_count_; }
+    uint64_t spilled_bytes() const { return spilled_; }
+    bool pipes_starved() const { return pipes_.starved(); }
+
+  private:
+    enum class Moved : uint8_t { some, drained, sink_full, source_failed, sink_failed, end };
+
+    Moved copy_turn(Direction& direction, Leg& source, Leg& sink, size_t& amount);
+    Moved splice_turn(Direction& direction, Leg& source, Leg& sink, size_t& amount);
+    Moved flush(Direction& direction, Leg& sink);
+    Moved flush_spill(Direction& direction, Leg& sink);
+    Moved flush_pipe(Direction& direction, Leg& sink);
+    void start_bulk(Connection& connection, bool up, Direction& direction, const Leg& sink);
+    void leave_bulk(Direction& direction, const Leg& source);
+    void coalesce(Direction& direction, const Leg& source, TimePoint now);
+
+    struct Waiting {
+        TimePoint due;
+        Bulk* bulk;  // null: it ended meanwhile
+    };
+    void end_bulk(Direction& direction);
+
+    PipePool pipes_;
+    NearLeg near_leg_;
+    ForwardMethod method_;
+    std::byte* buffer_ = nullptr;
+    size_t buffer_size_ = 0;
+    std::deque<Waiting> waiting_;  // nearly in order of `due`, since every delay is the same
+    uint64_t bulk_count_ = 0;
+    uint64_t spilled_ = 0;
+};
+
+}  // namespace marchproxy::stream

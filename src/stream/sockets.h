@@ -1,0 +1,35 @@
+// Small helpers around socket options that both protocols use.
+#pragma once
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "model/snapshot.h"
+
+namespace marchproxy::stream {
+
+inline bool set_option(int descriptor, int level, int name, int value) {
+    return setsockopt(descriptor, level, name, &value, sizeof value) == 0;
+}
+
+// Small writes leave at once, and dead peers are found. A listener's accepted sockets inherit both.
+inline void prepare_tcp(int descriptor, const StreamSettings& settings) {
+    set_option(descriptor, IPPROTO_TCP, TCP_NODELAY, 1);
+    const auto idle = std::chrono::duration_cast<std::chrono::seconds>(settings.keepalive).count();
+    if (idle <= 0) return;
+    set_option(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_option(descriptor, IPPROTO_TCP, TCP_KEEPIDLE, static_cast<int>(std::min<long>(idle, 32767)));
+    set_option(descriptor, IPPROTO_TCP, TCP_KEEPINTVL, static_cast<int>(std::clamp<long>(idle / 4, 1, 75)));
+}
+
+// Closing sends a reset in place of an orderly end: the peer must not take a broken connection for a whole one.
+inline void reset_on_close(int descriptor) {
+    const linger now{.l_onoff = 1, .l_linger = 0};
+    setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+}
+
+}  // namespace marchproxy::stream

@@ -1,0 +1,411 @@
+#include "stream/tcp.h"
+
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <cassert>
+#include <cerrno>
+
+#include "stream/account.h"
+#include "stream/choose.h"
+#include "stream/proxy_protocol.h"
+#include "stream/sockets.h"
+#include "stream/tag.h"
+
+namespace marchproxy::stream {
+
+namespace {
+
+constexpr int accepts_a_turn = 64;
+
+void mark_edges(Leg& leg, uint32_t events) {
+    if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) leg.readable = true;
+    if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) leg.writable = true;
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) leg.hangup = true;
+}
+
+Verdict verdict_of(int error) {
+    switch (error) {
+        case ETIMEDOUT:
+            return Verdict::connect_timeout;
+        case ECONNREFUSED:
+        case ECONNRESET:
+            return Verdict::connect_refused;
+        case EADDRNOTAVAIL:
+            return Verdict::local_ports;
+        case EMFILE:
+        case ENFILE:
+            return Verdict::descriptors;
+        case ENOBUFS:
+        case ENOMEM:
+            return Verdict::memory;
+        case ENETUNREACH:
+        case EHOSTUNREACH:
+        case EACCES:
+        case EPERM:
+            return Verdict::connect_unreachable;
+        default:
+            return Verdict::internal_error;
+    }
+}
+
+// Whether the endpoint is to blame, or this machine.
+bool is_endpoints_fault(int error) {
+    const Verdict verdict = verdict_of(error);
+    return verdict == Verdict::connect_timeout || verdict == Verdict::connect_refused ||
+           verdict == Verdict::connect_unreachable;
+}
+
+}  // namespace
+
+TcpProxy::TcpProxy(Context& context, const StreamSettings& settings)
+    : context_(context), forwarder_(context.descriptors, settings), timers_(context.now) {}
+
+TcpProxy::~TcpProxy() {
+    assert(active_ == 0);
+}
+
+// --- from accept to an established connection ----------------------------------------------------------------------
+
+Accepted TcpProxy::accept(Listener& listener) {
+    for (int i = 0; i < accepts_a_turn; ++i) {
+        if (!context_.descriptors.take(2)) return Accepted::no_descriptor;  // both legs, before the client is let in
+        sockaddr_storage address;
+        socklen_t size = sizeof address;
+        const int descriptor =
+            accept4(listener.descriptor, reinterpret_cast<sockaddr*>(&address), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (descriptor >= 0) {
+            begin(listener, descriptor, SocketAddress::from(address));
+            continue;
+        }
+        context_.descriptors.give_back(2);
+        if (errno == EAGAIN) return Accepted::all;
+        if (errno == EMFILE || errno == ENFILE) return Accepted::no_descriptor;
+        if (errno == ENOBUFS || errno == ENOMEM) return Accepted::no_memory;
+        // What remains concerns one connection that died in the queue (accept(2)): the next may be well.
+    }
+    return Accepted::more;
+}
+
+void TcpProxy::begin(Listener& listener, int descriptor, const SocketAddress& client) {
+    WorkerService& service = *listener.service;
+    auto* connection = new Connection;
+    connection->service = &service;
+    connection->client = client;
+    connection->client_leg.descriptor = descriptor;
+    connection->started = connection->last_activity = context_.now;
+    connection->after = service.connections;
+    if (connection->after) connection->after->before = connection;
+    service.connections = connection;
+    ++active_;
+
+    if (service.service().accept_proxy_protocol) {
+        connection->client_leg.readable = false;  // until its edge
+        if (!watch(*connection, descriptor, true)) return refuse(*connection, Verdict::memory);
+        arm(*connection, service.view->settings->stream.connect_timeout);
+        return;
+    }
+    if (admit_client(*connection)) connect_endpoint(*connection);
+}
+
+bool TcpProxy::admit_client(Connection& connection) {
+    const auto refused = admit(*connection.service, connection.client.ip, context_.now, connection.admission);
+    if (!refused) return true;
+    refuse(connection, *refused);
+    return false;
+}
+
+void TcpProxy::connect_endpoint(Connection& connection) {
+    while (true) {
+        const std::span<const std::shared_ptr<EndpointRuntime>> failed =
+            connection.failed ? connection.failed->endpoints : std::span<const std::shared_ptr<EndpointRuntime>>{};
+        const bool may_try = failed.empty() || (connection.service->service().routing.retry != Retry::none &&
+                                                failed.size() < most_attempts);
+        connection.endpoint = may_try ? choose(context_, *connection.service, connection.client.ip, failed) : nullptr;
+        if (!connection.endpoint) {
+            // The record names the endpoint that was tried last.
+            if (connection.failed) connection.endpoint = connection.failed->endpoints.back();
+            const Verdict reason = connection.failed ? verdict_of(connection.failed->last_error) : Verdict::no_endpoint;
+            return end(connection, reason, true);
+        }
+        connection.endpoint->state.active.fetch_add(1, std::memory_order_relaxed);
+        const int error = start_attempt(connection);
+        if (error == 0) return;
+        note_failure(connection, error);
+    }
+}
+
+// Begins a connect; the outcome comes as an edge or a timeout. Returns errno, 0 when under way.
+int TcpProxy::start_attempt(Connection& connection) {
+    sockaddr_storage address;
+    const socklen_t size = connection.endpoint->address.to(address);
+    const int descriptor = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (descriptor < 0) return errno;
+    const StreamSettings& settings = connection.service->view->settings->stream;
+    prepare_tcp(descriptor, settings);
+    if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) != 0 && errno != EINPROGRESS) {
+        const int error = errno;
+        close(descriptor);
+        return error;
+    }
+    const bool first = connection.stage != Stage::connecting;
+    connection.stage = Stage::connecting;
+    connection.attempt_started = context_.now;
+    connection.endpoint_leg = {.descriptor = descriptor};
+    const bool client_is_new = first && !connection.service->service().accept_proxy_protocol;
+    if (!watch(connection, descriptor, false) ||
+        (client_is_new && !watch(connection, connection.client_leg.descriptor, true))) {
+        close(descriptor);
+        connection.endpoint_leg.descriptor = -1;
+        return ENOMEM;
+    }
+    arm(connection, settings.connect_timeout);
+    return 0;
+}
+
+// Books a failed attempt on the endpoint, and remembers not to try it again for this connection.
+void TcpProxy::note_failure(Connection& connection, int error) {
+    EndpointRuntime& endpoint = *connection.endpoint;
+    endpoint.state.active.fetch_sub(1, std::memory_order_relaxed);
+    if (is_endpoints_fault(error)) account_failure(context_, *connection.service, endpoint, error);
+    if (!connection.failed) connection.failed = std::make_unique<FailedAttempts>();
+    connection.failed->endpoints.push_back(std::move(connection.endpoint));
+    connection.failed->last_error = error;
+}
+
+void TcpProxy::attempt_failed(Connection& connection, int error) {
+    close(connection.endpoint_leg.descriptor);
+    connection.endpoint_leg.descriptor = -1;
+    note_failure(connection, error);
+    connect_endpoint(connection);
+}
+
+void TcpProxy::attempt_succeeded(Connection& connection) {
+    EndpointRuntime& endpoint = *connection.endpoint;
+    endpoint.path->slots[context_.worker].connect_latency.observe(context_.now - connection.attempt_started);
+    account_success(context_, *connection.service, endpoint);
+    connection.stage = Stage::established;
+    connection.last_activity = context_.now;
+    connection.client_leg.readable = true;  // what came while connecting waits in the socket
+    if (connection.service->service().proxy_protocol != ProxyProtocol::none) send_proxy_header(connection);
+    arm(connection, idle_timeout(connection));
+    forward(connection);
+}
+
+void TcpProxy::send_proxy_header(Connection& connection) {
+    sockaddr_storage storage;
+    socklen_t size = sizeof storage;
+    SocketAddress asked;  // the address that the client connected to
+    if (getsockname(connection.client_leg.descriptor, reinterpret_cast<sockaddr*>(&storage), &size) == 0)
+        asked = SocketAddress::from(storage);
+    const EncodedProxyHeader header =
+        encode_proxy_header(connection.service->service().proxy_protocol, Protocol::tcp, connection.client, asked);
+    forwarder_.prepend(connection.up, header.view());
+}
+
+// --- events --------------------------------------------------------------------------------------------------------
+
+void TcpProxy::client_event(Connection& connection, uint32_t events) {
+    mark_edges(connection.client_leg, events);
+    switch (connection.stage) {
+        case Stage::header:
+            if (classify(connection) && admit_client(connection)) connect_endpoint(connection);
+            break;
+        case Stage::connecting:
+            // An end of input alone is no reason to give up: the client may only have finished its request.
+            if (events & EPOLLERR) end(connection, Verdict::client_reset, true);
+            break;
+        case Stage::established:
+            forward(connection);
+            break;
+        case Stage::ended:
+            break;
+    }
+}
+
+void TcpProxy::endpoint_event(Connection& connection, uint32_t events) {
+    if (connection.stage == Stage::connecting) {
+        if (events & (EPOLLERR | EPOLLHUP)) {
+            int error = 0;
+            socklen_t size = sizeof error;
+            getsockopt(connection.endpoint_leg.descriptor, SOL_SOCKET, SO_ERROR, &error, &size);
+            if (error != 0) return attempt_failed(connection, error);
+        }
+        if (!(events & EPOLLOUT)) return;
+        mark_edges(connection.endpoint_leg, events);
+        return attempt_succeeded(connection);
+    }
+    if (connection.stage != Stage::established) return;
+    mark_edges(connection.endpoint_leg, events);
+    forward(connection);
+}
+
+// Moves what can be moved both ways, and ends the connection when that was all.
+void TcpProxy::forward(Connection& connection) {
+    Leg &client = connection.client_leg, &endpoint = connection.endpoint_leg;
+    const uint64_t up_before = connection.up.bytes, down_before = connection.down.bytes;
+    const Pumped down = forwarder_.pump(connection, false, connection.down, endpoint, client, context_.now);
+    const Pumped up = forwarder_.pump(connection, true, connection.up, client, endpoint, context_.now);
+
+    const uint64_t up_moved = connection.up.bytes - up_before, down_moved = connection.down.bytes - down_before;
+    if (up_moved | down_moved) {
+        connection.last_activity = context_.now;
+        PathSlot& slot = connection.endpoint->path->slots[context_.worker];
+        slot.received_bytes.add(up_moved);
+        slot.sent_bytes.add(down_moved);
+    }
+
+    if (up == Pumped::source_failed) return end(connection, Verdict::client_reset, true);
+    if (down == Pumped::source_failed) return end(connection, Verdict::endpoint_reset, true);
+    // A sink that takes no more may have sent an answer first: the other direction is read to its end.
+    const bool up_over = up == Pumped::finished || up == Pumped::sink_failed;
+    const bool down_over = down == Pumped::finished || down == Pumped::sink_failed;
+    if (up_over && down_over) {
+        if (up == Pumped::sink_failed) return end(connection, Verdict::endpoint_reset, true);
+        if (down == Pumped::sink_failed) return end(connection, Verdict::client_reset, true);
+        return end(connection, Verdict::finished, false);
+    }
+    if (up == Pumped::finished && !endpoint.shut) endpoint.shut = shutdown(endpoint.descriptor, SHUT_WR) == 0;
+    if (down == Pumped::finished && !client.shut) client.shut = shutdown(client.descriptor, SHUT_WR) == 0;
+    if (up == Pumped::sink_failed) endpoint.readable = endpoint.hangup = true;
+    if (down == Pumped::sink_failed) client.readable = client.hangup = true;
+    const bool read_rest = up == Pumped::sink_failed || down == Pumped::sink_failed;
+    if (read_rest || up == Pumped::again || down == Pumped::again) queue(connection);
+}
+
+void TcpProxy::timeout(Connection& connection) {
+    switch (connection.stage) {
+        case Stage::header:
+            return refuse(connection, Verdict::proxy_header_timeout);
+        case Stage::connecting:
+            return attempt_failed(connection, ETIMEDOUT);
+        case Stage::established: {
+            // The timer is not moved by each byte: it looks when it was set for, and sets itself again.
+            const Duration quiet = context_.now - connection.last_activity;
+            const Duration allowed = idle_timeout(connection);
+            if (quiet >= allowed) return end(connection, Verdict::idle_timeout, false);
+            return arm(connection, allowed - quiet);
+        }
+        case Stage::ended:
+            return;
+    }
+}
+
+void TcpProxy::run_due() {
+    timers_.advance(context_.now, [this](Timer& timer) { timeout(static_cast<Connection&>(timer)); });
+    while (Bulk* bulk = forwarder_.take_due(context_.now)) {
+        Connection& connection = *bulk->connection;
+        (bulk->up ? connection.client_leg : connection.endpoint_leg).readable = true;
+        forward(connection);
+    }
+}
+
+TimePoint TcpProxy::next_due() const {
+    if (!queued_.empty()) return context_.now;
+    return std::min(timers_.next_expiry().value_or(TimePoint::max()), forwarder_.next_due().value_or(TimePoint::max()));
+}
+
+void TcpProxy::queue(Connection& connection) {
+    if (connection.queued) return;
+    connection.queued = true;
+    queued_.push_back(&connection);
+}
+
+void TcpProxy::end_turn() {
+    resumed_.swap(queued_);
+    for (Connection* connection : resumed_) {
+        connection->queued = false;
+        if (connection->stage == Stage::established) forward(*connection);
+    }
+    resumed_.clear();
+    std::erase_if(queued_, [](const Connection* connection) { return connection->stage == Stage::ended; });
+    for (Connection* connection : ended_)
+        delete connection;
+    ended_.clear();
+}
+
+// --- the end -------------------------------------------------------------------------------------------------------
+
+void TcpProxy::refuse(Connection& connection, Verdict reason, std::string_view detail) {
+    account_drop(context_, *connection.service, connection.client, reason, detail);
+    close_connection(connection, true);
+}
+
+void TcpProxy::end(Connection& connection, Verdict reason, bool reset) {
+    account_end(context_, *connection.service, ended(connection, reason));
+    if (connection.endpoint && connection.endpoint_leg.descriptor >= 0)
+        connection.endpoint->state.active.fetch_sub(1, std::memory_order_relaxed);
+    close_connection(connection, reset);
+}
+
+void TcpProxy::close_connection(Connection& connection, bool reset) {
+    forwarder_.release(connection.up);
+    forwarder_.release(connection.down);
+    for (const Leg* leg : {&connection.client_leg, &connection.endpoint_leg}) {
+        if (leg->descriptor < 0) continue;
+        if (reset) reset_on_close(leg->descriptor);
+        close(leg->descriptor);
+    }
+    context_.descriptors.give_back(2);
+    timers_.disarm(connection);
+    release(*connection.service, connection.client.ip, connection.admission);
+    (connection.before ? connection.before->after : connection.service->connections) = connection.after;
+    if (connection.after) connection.after->before = connection.before;
+    connection.stage = Stage::ended;
+    ended_.push_back(&connection);
+    --active_;
+}
+
+// Edges, once for a socket's life: no later epoll_ctl. False when the kernel's memory or fs.epoll.max_user_watches is
+// short.
+bool TcpProxy::watch(Connection& connection, int descriptor, bool is_client) {
+    epoll_event event{.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                      .data = {.ptr = tagged(&connection, is_client ? Tag::client_leg : Tag::endpoint_leg)}};
+    return epoll_ctl(context_.epoll, EPOLL_CTL_ADD, descriptor, &event) == 0;
+}
+
+// --- from the control side -----------------------------------------------------------------------------------------
+
+void TcpProxy::service_changed(WorkerService& service) {
+    for (Connection *connection = service.connections, *after; connection; connection = after) {
+        after = connection->after;
+        if (connection->stage == Stage::header) continue;
+        if (const auto refused = readmit(service, connection->client.ip, connection->admission))
+            end(*connection, *refused, true);
+        else if (connection->stage == Stage::established)
+            timeout(*connection);  // ends it or sets its timer by the new idle timeout
+    }
+}
+
+void TcpProxy::end_all(WorkerService& service, Verdict reason) {
+    while (service.connections) {
+        Connection& connection = *service.connections;
+        if (connection.stage == Stage::header)
+            close_connection(connection, true);
+        else
+            end(connection, reason, true);
+    }
+}
+
+uint8_t TcpProxy::attempts(const Connection& connection) {
+    const size_t failed = connection.failed ? connection.failed->endpoints.size() : 0;
+    return static_cast<uint8_t>(failed + (connection.endpoint_leg.descriptor >= 0 ? 1 : 0));
+}
+
+Ended TcpProxy::ended(const Connection& connection, Verdict reason) const {
+    return {.client = connection.client,
+            .endpoint = connection.endpoint.get(),
+            .received_bytes = connection.up.bytes,
+            .sent_bytes = connection.down.bytes,
+            .started = connection.started,
+            .attempts = attempts(connection),
+            .reason = reason};
+}
+
+flow::Record TcpProxy::record(const Connection& connection) const {
+    return make_record(*connection.service, ended(connection, Verdict::finished),
+                       connection.stage == Stage::established ? flow::State::active : flow::State::connecting,
+                       context_.now);
+}
+
+}  // namespace marchproxy::stream

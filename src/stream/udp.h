@@ -1,0 +1,89 @@
+// UDP on one worker: sessions by client address, each with a connected socket to its endpoint, so that the kernel sorts
+// the replies and reports what ICMP says. Datagrams are read and written in batches (recvmmsg, sendmmsg) and, where the
+// kernel can, in runs of equal size that pass the stack as one (UDP_GRO, UDP_SEGMENT: udp(7), kernel 5.0 and 4.18).
+//
+// A datagram that finds no room in a socket's buffer is dropped and counted: UDP promises no more, and holding it back
+// would delay the others.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "stream/account.h"
+#include "stream/admit.h"
+#include "stream/context.h"
+#include "stream/datagrams.h"
+#include "stream/listener.h"
+#include "stream/timer_wheel.h"
+
+namespace marchproxy::stream {
+
+struct Session : Timer {  // the timer: idle
+    WorkerService* service = nullptr;
+    Listener* listener = nullptr;  // where the client's datagrams come in and the replies leave
+    Session* before = nullptr;     // in the service's list
+    Session* after = nullptr;
+    std::shared_ptr<EndpointRuntime> endpoint;
+    SocketAddress client;
+    IpAddress asked;      // the address of ours that the client sent to
+    int descriptor = -1;  // connected to the endpoint
+    Admission admission;
+    bool answered = false;
+    bool ended = false;
+    RunLimits up_limits, down_limits;
+    uint64_t received_bytes = 0, sent_bytes = 0;
+    TimePoint started, last_activity;
+    Chain chain;  // its datagrams in the batch at hand
+};
+
+class UdpProxy {
+  public:
+    explicit UdpProxy(Context& context);
+    ~UdpProxy();  // no session may be left
+
+    // From the loop; both return true when there may be more to read.
+    bool receive(Listener& listener);
+    bool receive(Session& session);
+    void run_due();
+    void end_turn();
+    TimePoint next_due() const { return timers_.next_expiry().value_or(TimePoint::max()); }
+
+    void service_changed(WorkerService& service);
+    void end_all(WorkerService& service, Verdict reason);
+    void end_sessions_of(const Listener& listener, Verdict reason);
+    void stop_accepting() { accepting_ = false; }  // no new sessions
+    flow::Record record(const Session& session) const;
+    uint64_t active() const { return sessions_.size(); }
+
+  private:
+    struct Key {
+        const WorkerService* service;
+        SocketAddress client;
+        IpAddress asked;
+        bool operator==(const Key&) const = default;
+    };
+    // Keyed, so that nobody can choose client addresses that meet in one bucket.
+    struct Hash {
+        uint64_t secret;
+        size_t operator()(const Key& key) const;
+    };
+
+    Session* find_or_begin(Listener& listener, const Datagram& datagram);
+    Session* begin(Listener& listener, const Key& key);
+    int connect_to(const EndpointRuntime& endpoint);
+    void send_up(Session& session);
+    void count_unsent(Session& session, const SendResult& result);
+    void endpoint_failed(Session& session, int error);
+    void end(Session& session, Verdict reason);
+    Ended ended(const Session& session, Verdict reason) const;
+
+    Context& context_;
+    bool accepting_ = true;
+    TimerWheel timers_;
+    std::unique_ptr<DatagramBatch> batch_;  // made by the first datagram: 2 MiB that only UDP needs
+    std::unordered_map<Key, Session*, Hash> sessions_;
+    std::vector<Session*> touched_, ended_;
+};
+
+}  // namespace marchproxy::stream

@@ -1,0 +1,34 @@
+// A service as one snapshot has it, made ready for the data path: what classify, admit and choose look at. Immutable,
+// built by the control thread, shared by all workers; a reload swaps it for every connection of the service at once.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/prefix_set.h"
+#include "model/snapshot.h"
+#include "routing/selector.h"
+#include "stream/state.h"
+
+namespace marchproxy::stream {
+
+struct ServiceView {
+    SnapshotPointer snapshot;  // keeps `service` alive
+    const Service* service;
+    const Settings* settings;
+    std::shared_ptr<ServiceState> state;
+    AccessList access;
+    std::vector<std::shared_ptr<EndpointRuntime>> endpoints;  // as the selector counts them
+    std::vector<const Endpoint*> configured;                  // beside each: where it comes from
+    routing::Selector selector;
+    std::shared_ptr<PathState> no_path;             // counts what found no endpoint
+    std::shared_ptr<const flow::Origin> no_origin;  // and names it in flow records
+    Duration idle_timeout;
+    bool listening = true;  // false: the service is gone from the snapshot, only its connections are left
+};
+
+using ServiceViewPointer = std::shared_ptr<const ServiceView>;
+
+}  // namespace marchproxy::stream

@@ -1,0 +1,24 @@
+// A service on one worker: the view in force and what this worker holds for it.
+#pragma once
+
+#include "stream/view.h"
+
+namespace marchproxy::stream {
+
+struct Connection;
+struct Session;
+
+struct WorkerService {
+    ServiceViewPointer view;  // swapped by reloads, for established connections too
+    unsigned worker;
+    uint64_t cursor = 0;                  // round robin's place
+    Connection* connections = nullptr;    // list of this worker's
+    Session* sessions = nullptr;          // the same for UDP
+    TimePoint end_by = TimePoint::max();  // removed by a reload: when what is left ends
+
+    const Service& service() const { return *view->service; }
+    ServiceState& state() const { return *view->state; }
+    ServiceSlot& slot() const { return view->state->slots[worker]; }
+};
+
+}  // namespace marchproxy::stream
