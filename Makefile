@@ -21,7 +21,7 @@ run: build
 	@exec $(BINARY) run
 
 demo: build
-	@scripts/demo.sh $(BINARY)
+	@exec $(BINARY) demo
 
 # One ctest over everything: the release tree lists the sanitizer builds' unit tests as tests of its own.
 test:
