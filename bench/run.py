@@ -81,7 +81,7 @@ def choose_subjects(arguments, endpoints, ports, directory, descriptors):
         if kind is peers.Envoy:
             kind.binary = peers.find_envoy(arguments.build)
         subject = kind(endpoints, ports, directory, descriptors)
-        reason = subject.missing()
+        reason = subject.missing() or subject.find_version()
         if reason:
             say(f"{kind.name}: {reason}; left out")
         else:
@@ -111,7 +111,7 @@ def describe_machine(subjects, descriptors):
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": commit,
         "iperf3": run_tool("iperf3 --version", ["iperf3", "--version"], 10).split()[1],
-        "versions": {subject.name: subject.version() for subject in subjects if subject.is_proxy},
+        "versions": {subject.name: subject.version for subject in subjects if subject.is_proxy},
     }
 
 
@@ -129,20 +129,18 @@ def say(text):
 
 
 def take_with_retry(measure, subject, rig):
-    """The values, or None after two failures; a proxy that has ended is started again."""
+    """The values, or None after two failures; what has ended is started again."""
     for attempt in (1, 2):
         try:
             return measure.take(subject, rig)
         except (BenchError, OSError, ValueError) as error:
             say(f"  {subject.name}: {error}" + (", once more" if attempt == 1 else ", given up"))
-            if subject.child and not subject.child.alive():
-                subject.stop()
-            if subject.is_proxy and not subject.child:
-                try:
-                    subject.start()
-                except BenchError as failed:
-                    say(f"  {failed}")
-                    return None
+        try:
+            rig.revive()
+            subject.revive()
+        except BenchError as error:
+            say(f"  {error}")
+            return None
     return None
 
 
