@@ -39,9 +39,9 @@ class Selector {
     // round_robin, weighted_round_robin, least_connections and maglev; the others look at paths.
     static bool supports(Policy policy);
 
-    // The index of a candidate, with leave from its Health: the caller owes it succeeded() or failed(). When no
-    // endpoint that was not tried is healthy, one that is not is taken, since trying is better than refusing. None: all
-    // were tried, drain, or have no weight.
+    // The index of a candidate, with leave from its Health: the caller owes it succeeded() or failed(), where either
+    // shows. When no endpoint that was not tried is healthy, one that is not is taken, since trying is better than
+    // refusing. None: all were tried, drain, or have no weight.
     std::optional<uint32_t> choose(const Question& question) const;
 
     size_t size() const { return entries_.size(); }
@@ -50,18 +50,20 @@ class Selector {
     struct Entry {
         EndpointState* state;
         uint32_t weight;
+        double inverse_weight;
         uint64_t rank;  // hash of the identity
     };
     enum class Need : uint8_t { healthy, any };
 
     bool fits(uint32_t index, const Question& question, Need need) const;
-    bool take(uint32_t index, const Question& question) const;
-    uint64_t load_compared(uint32_t a, uint32_t b) const;
+    bool take(uint32_t index, const Question& question, Need need) const;
+    double load_of(uint32_t index) const;
 
-    std::optional<uint32_t> rotate(const Question& question) const;
-    std::optional<uint32_t> least_loaded(const Question& question) const;
-    std::optional<uint32_t> by_client(const Question& question) const;
-    std::optional<uint32_t> any_at_all(const Question& question, Need need) const;
+    std::optional<uint32_t> in_turn(const Question& question, Need need) const;
+    std::optional<uint32_t> by_weight(const Question& question, Need need) const;
+    std::optional<uint32_t> least_loaded(const Question& question, Need need) const;
+    std::optional<uint32_t> by_client(const Question& question, Need need) const;
+    std::optional<uint32_t> by_rank(const Question& question, Need need, uint64_t hash) const;
 
     Policy policy_ = Policy::round_robin;
     uint64_t seed_ = 0;
