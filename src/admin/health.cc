@@ -1,0 +1,72 @@
+#include "admin/health.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+namespace marchproxy::admin {
+
+namespace {
+
+std::string why_unusable(const stream::EndpointStatus& endpoint) {
+    if (endpoint.draining) return "draining";
+    if (endpoint.weight == 0) return "weight 0";
+    if (endpoint.resolved.empty())
+        return endpoint.last_error.empty() ? "its name has not resolved" : endpoint.last_error;
+    return endpoint.last_error.empty() ? "down" : endpoint.last_error;
+}
+
+std::string describe(const stream::ServiceStatus& service) {
+    if (service.endpoints.empty()) return fmt::format("service {}: no endpoint is configured", service.name);
+    const stream::EndpointStatus& first = service.endpoints.front();
+    const std::string others =
+        service.endpoints.size() > 1 ? fmt::format(", and {} more", service.endpoints.size() - 1) : "";
+    return fmt::format("service {}: no usable endpoint ({}: {}{})", service.name, first.address, why_unusable(first),
+                       others);
+}
+
+}  // namespace
+
+bool usable(const stream::EndpointStatus& endpoint) {
+    return endpoint.up && !endpoint.draining && endpoint.weight > 0 && !endpoint.resolved.empty();
+}
+
+bool shown(const stream::ServiceStatus& service, const Snapshot* snapshot) {
+    return service.listening || service.active_connections > 0 ||
+           (snapshot != nullptr && snapshot->find_service(service.name) != nullptr);
+}
+
+PathHealth path_health(const stream::Status& status, const std::string& path) {
+    PathHealth health{.draining = true};
+    for (const stream::ServiceStatus& service : status.services) {
+        for (const stream::EndpointStatus& endpoint : service.endpoints) {
+            if (endpoint.path != path) continue;
+            health.known = true;
+            health.up = health.up || usable(endpoint);
+            health.draining = health.draining && endpoint.draining;
+            health.active_connections += endpoint.active_connections;
+        }
+        for (const stream::PathCounters& counters : service.paths) {
+            if (counters.path != path) continue;
+            health.received_bytes += counters.received_bytes;
+            health.sent_bytes += counters.sent_bytes;
+        }
+    }
+    health.draining = health.draining && health.known;
+    return health;
+}
+
+std::vector<std::string> not_ready_because(const ProcessStatus& process, const stream::Status& status,
+                                           const Snapshot* snapshot) {
+    if (process.state == ProcessState::starting || snapshot == nullptr) return {"the proxy is starting"};
+    if (process.state == ProcessState::draining) return {"the proxy is draining: it ends when its connections have"};
+    std::vector<std::string> reasons;
+    for (const stream::ServiceStatus& service : status.services) {
+        if (service.listening && std::none_of(service.endpoints.begin(), service.endpoints.end(), usable))
+            reasons.push_back(describe(service));
+    }
+    return reasons;
+}
+
+}  // namespace marchproxy::admin

@@ -1,0 +1,264 @@
+#include "admin/json.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <unordered_map>
+
+#include "admin/health.h"
+#include "flow/json.h"
+#include "model/rfc3339.h"
+#include "telemetry/process.h"
+
+namespace marchproxy::admin {
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t most_active_flows = 10'000;  // looked at for one answer
+constexpr std::string_view stream_plane = "stream";
+
+double seconds(Duration duration) {
+    return std::chrono::duration<double>(duration).count();
+}
+
+uint64_t sum(const std::array<uint64_t, verdict_count>& counts) {
+    return std::accumulate(counts.begin(), counts.end(), uint64_t{0});
+}
+
+// Only those that happened: {"connect_refused": 3}
+Json by_verdict(const std::array<uint64_t, verdict_count>& counts) {
+    Json result = Json::object();
+    for (size_t i = 0; i < counts.size(); ++i)
+        if (counts[i] > 0) result[std::string(verdict_texts[i].name)] = counts[i];
+    return result;
+}
+
+Json text_or_null(const std::string& text) {
+    return text.empty() ? Json() : Json(text);
+}
+
+struct ServiceTotals {
+    uint64_t received_bytes = 0, sent_bytes = 0, ended = 0, failed = 0;
+    std::array<uint64_t, verdict_count> results{};
+};
+
+ServiceTotals totals_of(const stream::ServiceStatus& service) {
+    ServiceTotals totals;
+    for (const stream::PathCounters& path : service.paths) {
+        totals.received_bytes += path.received_bytes;
+        totals.sent_bytes += path.sent_bytes;
+        totals.ended += sum(path.ended);
+        for (size_t i = 0; i < verdict_count; ++i)
+            totals.results[i] += path.ended[i];
+    }
+    return totals;
+}
+
+Json endpoint_json(const stream::EndpointStatus& endpoint) {
+    return {{"address", endpoint.address},
+            {"resolved", text_or_null(endpoint.resolved)},
+            {"path", endpoint.path},
+            {"up", endpoint.up && !endpoint.resolved.empty()},
+            {"draining", endpoint.draining},
+            {"weight", endpoint.weight},
+            {"active_connections", endpoint.active_connections},
+            {"last_error", text_or_null(endpoint.last_error)}};
+}
+
+Json service_json(const stream::ServiceStatus& service, const Service* configured) {
+    const ServiceTotals totals = totals_of(service);
+    Json endpoints = Json::array();
+    for (const stream::EndpointStatus& endpoint : service.endpoints)
+        endpoints.push_back(endpoint_json(endpoint));
+    return {{"name", service.name},
+            {"protocol", name_of(service.protocol)},
+            {"listen", to_string(service.listen)},
+            {"listening", service.listening},
+            {"plane", stream_plane},
+            {"plane_reason", service.plane_reason},
+            {"priority", name_of(service.priority)},
+            {"policy", configured ? Json(name_of(configured->routing.policy)) : Json()},
+            {"active_connections", service.active_connections},
+            {"connections_total", totals.ended + service.active_connections},
+            {"received_bytes", totals.received_bytes},
+            {"sent_bytes", totals.sent_bytes},
+            {"received_datagrams", service.received_datagrams},
+            {"sent_datagrams", service.sent_datagrams},
+            {"results", by_verdict(totals.results)},
+            {"dropped", by_verdict(service.dropped)},
+            {"endpoints", std::move(endpoints)}};
+}
+
+Json path_json(const Path& path, const PathHealth& health) {
+    return {{"name", path.name},
+            {"provider", path.provider},
+            {"region", path.region},
+            {"up", health.known ? Json(health.up) : Json()},
+            {"draining", health.draining},
+            {"rtt_seconds", nullptr},
+            {"jitter_seconds", nullptr},
+            {"loss_ratio", nullptr},
+            {"cost_per_gb", path.cost_per_gb ? Json(*path.cost_per_gb) : Json()},
+            {"score", nullptr},
+            {"last_change", nullptr},
+            {"active_connections", health.active_connections},
+            {"received_bytes", health.received_bytes},
+            {"sent_bytes", health.sent_bytes}};
+}
+
+Json worker_json(const stream::WorkerStatus& worker) {
+    return {{"index", worker.index},
+            {"active_connections", worker.active_connections},
+            {"loops", worker.loops},
+            {"events", worker.events},
+            {"bulk_directions", worker.bulk_directions},
+            {"memory_bytes", worker.user_memory_bytes}};
+}
+
+Json reload_json(const ReloadStatus& reload) {
+    return {{"succeeded", reload.succeeded},
+            {"failed", reload.failed},
+            {"last", reload.last ? Json(rfc3339(*reload.last)) : Json()},
+            {"last_error", text_or_null(reload.last_error)}};
+}
+
+Json planes_json(const stream::Status& status, const Snapshot* snapshot) {
+    Json result = Json::array();
+    for (const stream::ServiceStatus& service : status.services) {
+        if (!shown(service, snapshot)) continue;
+        result.push_back({{"name", service.name},
+                          {"plane", stream_plane},
+                          {"plane_reason", service.plane_reason},
+                          {"listening", service.listening},
+                          {"active_connections", service.active_connections}});
+    }
+    return result;
+}
+
+Json flow_store_json(const flow::StoreStatus& store) {
+    return {{"finished", store.total},
+            {"kept", store.kept},
+            {"written", store.written},
+            {"dropped", store.dropped},
+            {"file_error", text_or_null(store.file_error)}};
+}
+
+}  // namespace
+
+std::string_view name_of(ProcessState state) {
+    switch (state) {
+        case ProcessState::starting:
+            return "starting";
+        case ProcessState::ready:
+            return "ready";
+        case ProcessState::draining:
+            return "draining";
+    }
+    return "?";
+}
+
+Json status_json(const View& view) {
+    const ProcessStatus process = view.process();
+    const stream::Status status = view.status();
+    const SnapshotPointer snapshot = view.snapshot();
+    const telemetry::ProcessUsage usage = telemetry::process_usage();
+    std::vector<std::string> notes = process.notes;
+    notes.insert(notes.end(), status.notes.begin(), status.notes.end());
+    Json workers = Json::array();
+    for (const stream::WorkerStatus& worker : status.workers)
+        workers.push_back(worker_json(worker));
+    return {{"version", process.version},
+            {"commit", process.commit},
+            {"state", name_of(process.state)},
+            {"pid", getpid()},
+            {"start", rfc3339(process.started)},
+            {"uptime_seconds", seconds(process.uptime)},
+            {"accepting", status.accepting},
+            {"config_version", snapshot ? Json(snapshot->version) : Json()},
+            {"reload", reload_json(process.reload)},
+            {"services", planes_json(status, snapshot.get())},
+            {"workers", std::move(workers)},
+            {"descriptors", {{"used", status.descriptors_used}, {"limit", status.descriptors_limit}}},
+            {"memory", {{"resident_bytes", usage.resident_bytes}}},
+            {"cpu_seconds", usage.cpu_seconds},
+            {"flows", flow_store_json(view.flows().status())},
+            {"notes", std::move(notes)}};
+}
+
+Json services_json(const stream::Status& status, const Snapshot* snapshot) {
+    std::unordered_map<std::string_view, const Service*> configured;
+    if (snapshot != nullptr)
+        for (const Service& service : snapshot->services)
+            configured.emplace(service.name, &service);
+    Json result = Json::array();
+    for (const stream::ServiceStatus& service : status.services) {
+        const auto found = configured.find(service.name);
+        if (found != configured.end())
+            result.push_back(service_json(service, found->second));
+        else if (shown(service, nullptr))
+            result.push_back(service_json(service, nullptr));
+    }
+    return result;
+}
+
+Json paths_json(const stream::Status& status, const Snapshot* snapshot) {
+    Json result = Json::array();
+    if (snapshot == nullptr) return result;
+    for (const Path& path : snapshot->paths)
+        result.push_back(path_json(path, path_health(status, path.name)));
+    return result;
+}
+
+Json flows_json(const View& view, const flow::Query& query) {
+    std::vector<flow::Record> records = view.active_flows({.service = query.service, .limit = most_active_flows});
+    flow::arrange(records, query);
+    flow::Query rest = query;
+    rest.limit -= records.size();
+    for (flow::Record& record : view.flows().query(rest))
+        records.push_back(std::move(record));
+    Json result = Json::array();
+    for (const flow::Record& record : records)
+        result.push_back(flow::to_json(record));
+    return result;
+}
+
+Json totals_json(const View& view) {
+    const stream::Status status = view.status();
+    const telemetry::ProcessUsage usage = telemetry::process_usage();
+    uint64_t active = 0, ended = 0, received = 0, sent = 0, dropped = 0, endpoints = 0, usable_endpoints = 0;
+    for (const stream::ServiceStatus& service : status.services) {
+        const ServiceTotals totals = totals_of(service);
+        active += service.active_connections;
+        ended += totals.ended;
+        received += totals.received_bytes;
+        sent += totals.sent_bytes;
+        dropped += sum(service.dropped);
+        endpoints += service.endpoints.size();
+        usable_endpoints +=
+            static_cast<uint64_t>(std::count_if(service.endpoints.begin(), service.endpoints.end(), usable));
+    }
+    const ProcessStatus process = view.process();
+    return {{"time", rfc3339(std::chrono::system_clock::now())},
+            {"state", name_of(process.state)},
+            {"uptime_seconds", seconds(process.uptime)},
+            {"services", status.services.size()},
+            {"endpoints", endpoints},
+            {"usable_endpoints", usable_endpoints},
+            {"active_connections", active},
+            {"connections_total", ended + active},
+            {"received_bytes", received},
+            {"sent_bytes", sent},
+            {"dropped_total", dropped},
+            {"cpu_seconds", usage.cpu_seconds},
+            {"resident_bytes", usage.resident_bytes}};
+}
+
+std::string dump(const Json& json) {
+    return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace marchproxy::admin

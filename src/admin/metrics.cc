@@ -1,0 +1,121 @@
+#include "admin/metrics.h"
+
+#include <numeric>
+#include <string>
+#include <unordered_map>
+
+#include "admin/health.h"
+#include "telemetry/process.h"
+
+namespace marchproxy::admin {
+
+namespace {
+
+using telemetry::HistogramValues;
+using telemetry::Metric;
+using telemetry::MetricSet;
+
+bool observed(const HistogramValues& values) {
+    return std::accumulate(values.counts.begin(), values.counts.end(), uint64_t{0}) > 0;
+}
+
+void fill_path_of_service(MetricSet& set, const stream::ServiceStatus& service, const stream::PathCounters& path,
+                          std::string_view policy) {
+    for (size_t i = 0; i < verdict_count; ++i) {
+        if (path.ended[i] == 0 && static_cast<Verdict>(i) != Verdict::finished) continue;
+        set.add(Metric::marchproxy_connections_total, {service.name, path.path, verdict_texts[i].name}, path.ended[i]);
+    }
+    set.add(Metric::marchproxy_received_bytes_total, {service.name, path.path}, path.received_bytes);
+    set.add(Metric::marchproxy_sent_bytes_total, {service.name, path.path}, path.sent_bytes);
+    if (!policy.empty())
+        set.add(Metric::marchproxy_routing_decisions_total, {service.name, path.path, policy}, path.decisions);
+    if (observed(path.connect_latency))
+        set.add(Metric::marchproxy_connect_latency_seconds, {service.name, path.path}, path.connect_latency);
+}
+
+void fill_service(MetricSet& set, const stream::ServiceStatus& service, std::string_view policy) {
+    set.add(Metric::marchproxy_active_connections, {service.name}, service.active_connections);
+    set.add(Metric::marchproxy_flows, {service.name}, service.active_connections);
+    if (observed(service.duration))
+        set.add(Metric::marchproxy_connection_duration_seconds, {service.name}, service.duration);
+    if (service.protocol == Protocol::udp) {
+        set.add(Metric::marchproxy_packets_total, {service.name, "received"}, service.received_datagrams);
+        set.add(Metric::marchproxy_packets_total, {service.name, "sent"}, service.sent_datagrams);
+    }
+    for (size_t i = 0; i < verdict_count; ++i) {
+        if (service.dropped[i] == 0) continue;
+        set.add(Metric::marchproxy_dropped_total, {service.name, "stream", verdict_texts[i].name}, service.dropped[i]);
+    }
+    for (const stream::PathCounters& path : service.paths)
+        fill_path_of_service(set, service, path, policy);
+}
+
+// A name may resolve to several addresses: one series then, up when one of them is.
+void fill_endpoints(MetricSet& set, const stream::ServiceStatus& service) {
+    std::vector<const stream::EndpointStatus*> first;
+    std::unordered_map<std::string_view, bool> up;
+    for (const stream::EndpointStatus& endpoint : service.endpoints) {
+        const auto [entry, added] = up.emplace(endpoint.address, false);
+        if (added) first.push_back(&endpoint);
+        entry->second = entry->second || usable(endpoint);
+    }
+    for (const stream::EndpointStatus* endpoint : first)
+        set.add(Metric::marchproxy_endpoint_up, {service.name, endpoint->address, endpoint->path},
+                bool{up[endpoint->address]});
+}
+
+void fill_paths(MetricSet& set, const stream::Status& status, const Snapshot& snapshot) {
+    for (const Path& path : snapshot.paths) {
+        const PathHealth health = path_health(status, path.name);
+        if (health.known) set.add(Metric::marchproxy_path_up, {path.name, path.provider, path.region}, health.up);
+    }
+}
+
+void fill_workers(MetricSet& set, const stream::Status& status) {
+    for (const stream::WorkerStatus& worker : status.workers) {
+        const std::string index = std::to_string(worker.index);
+        set.add(Metric::marchproxy_worker_active_connections, {index}, worker.active_connections);
+        set.add(Metric::marchproxy_worker_loops_total, {index}, worker.loops);
+        set.add(Metric::marchproxy_worker_events_total, {index}, worker.events);
+        set.add(Metric::marchproxy_worker_bulk_directions, {index}, worker.bulk_directions);
+        set.add(Metric::marchproxy_worker_memory_bytes, {index}, worker.user_memory_bytes);
+    }
+}
+
+void fill_process(MetricSet& set, const View& view) {
+    const ProcessStatus process = view.process();
+    set.add(Metric::marchproxy_build_info, {process.version, process.commit}, true);
+    set.add(Metric::marchproxy_config_reload_total, {"success"}, process.reload.succeeded);
+    set.add(Metric::marchproxy_config_reload_total, {"failure"}, process.reload.failed);
+    const flow::StoreStatus flows = view.flows().status();
+    set.add(Metric::marchproxy_flow_records_total, {}, flows.total);
+    set.add(Metric::marchproxy_flow_records_dropped_total, {}, flows.dropped);
+    const telemetry::ProcessUsage usage = telemetry::process_usage();
+    set.add(Metric::process_cpu_seconds_total, {}, usage.cpu_seconds);
+    set.add(Metric::process_resident_memory_bytes, {}, usage.resident_bytes);
+    set.add(Metric::process_virtual_memory_bytes, {}, usage.virtual_bytes);
+    set.add(Metric::process_open_fds, {}, usage.open_descriptors);
+    set.add(Metric::process_max_fds, {}, usage.most_descriptors);
+    set.add(Metric::process_start_time_seconds, {}, usage.start_seconds);
+}
+
+}  // namespace
+
+void fill(MetricSet& set, const View& view) {
+    const stream::Status status = view.status();
+    const SnapshotPointer snapshot = view.snapshot();
+    std::unordered_map<std::string_view, std::string_view> policies;
+    if (snapshot)
+        for (const Service& service : snapshot->services)
+            policies.emplace(service.name, name_of(service.routing.policy));
+    for (const stream::ServiceStatus& service : status.services) {
+        const auto policy = policies.find(service.name);
+        fill_service(set, service, policy == policies.end() ? std::string_view() : policy->second);
+        fill_endpoints(set, service);
+    }
+    if (snapshot) fill_paths(set, status, *snapshot);
+    fill_workers(set, status);
+    fill_process(set, view);
+}
+
+}  // namespace marchproxy::admin
