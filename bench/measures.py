@@ -69,6 +69,7 @@ class Measure:
     """`rows` maps a row's name to (unit, whether a lower value is better)."""
 
     rows = {}
+    rounds = None  # takes part in the first so many alone
 
     def applies(self, subject: Subject):
         return True
@@ -217,7 +218,8 @@ class Datagrams(Measure):
 class IdleMemory(Measure):
     """User-space memory of a held pair of connections, after one exchange on each, in a proxy just started."""
 
-    rows = {"idle-memory": ("bytes/pair", True)}
+    rows = {"idle-memory": ("bytes/pair", True), "start-memory": ("MB", True)}
+    rounds = 2  # hardly moves from one to the next
 
     def applies(self, subject):
         return subject.is_proxy
@@ -237,7 +239,7 @@ class IdleMemory(Measure):
             after = private_bytes(subject.pids())
             if json.loads(holder.close_input(30))["alive"] != pairs:
                 raise BenchError("some held connections were closed")
-        return {"idle-memory": (after - before) / pairs}
+        return {"idle-memory": (after - before) / pairs, "start-memory": before / 1e6}
 
     @staticmethod
     def _wait_open(holder, pairs):
