@@ -1,0 +1,351 @@
+#include "stream/plane.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "stream/test_sockets.h"
+
+namespace marchproxy::stream {
+namespace {
+
+using namespace testing;
+using namespace std::chrono_literals;
+
+struct Flows : flow::Sink {
+    std::mutex mutex;
+    std::vector<flow::Record> records;
+    void finished(std::vector<flow::Record>& batch) override {
+        std::lock_guard lock(mutex);
+        records.insert(records.end(), batch.begin(), batch.end());
+        batch.clear();
+    }
+    size_t count() {
+        std::lock_guard lock(mutex);
+        return records.size();
+    }
+};
+
+// An endpoint that echoes, one thread a connection.
+class EchoServer {
+  public:
+    EchoServer() : listener_(bound_socket(SOCK_STREAM)), acceptor_([this] { run(); }) {}
+    ~EchoServer() {
+        shutdown(listener_, SHUT_RDWR);
+        acceptor_.join();
+        for (std::thread& thread : threads_)
+            thread.join();
+    }
+    uint16_t port() const { return local_address(listener_).port; }
+
+  private:
+    void run() {
+        for (;;) {
+            const int descriptor = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+            if (descriptor < 0) return;
+            threads_.emplace_back([descriptor] {
+                Fd connection(descriptor);
+                char buffer[65536];
+                for (ssize_t size; (size = recv(connection, buffer, sizeof buffer, 0)) > 0;)
+                    write_bytes(connection, std::string(buffer, static_cast<size_t>(size)));
+            });
+        }
+    }
+    Fd listener_;
+    std::vector<std::thread> threads_;
+    std::thread acceptor_;
+};
+
+uint16_t free_port() {
+    return local_address(bound_socket(SOCK_STREAM)).port;
+}
+
+bool eventually(const std::function<bool()>& condition) {
+    for (int i = 0; i < 500; ++i) {
+        if (condition()) return true;
+        std::this_thread::sleep_for(10ms);
+    }
+    return false;
+}
+
+class PlaneTest : public ::testing::Test {
+  protected:
+    PlaneTest() {
+        service.name = "web";
+        service.listen = loopback(free_port());
+        service.endpoints = {{{"127.0.0.1", server.port()}, "onprem", 100}};
+    }
+
+    Result<void> apply() {
+        auto snapshot = std::make_shared<Snapshot>();
+        snapshot->settings = settings;
+        if (listed) snapshot->services = {service};
+        return plane.apply(snapshot, resolution);
+    }
+    Fd connect() { return connect_to(service.listen); }
+    ServiceStatus status() { return plane.status().services.at(0); }
+    uint64_t dropped(Verdict verdict) { return status().dropped[static_cast<size_t>(verdict)]; }
+    uint64_t ended(Verdict verdict) {
+        uint64_t count = 0;
+        for (const PathCounters& path : status().paths)
+            count += path.ended[static_cast<size_t>(verdict)];
+        return count;
+    }
+    // Answers once: proves that the connection reaches an endpoint.
+    static bool echoes(int descriptor, const std::string& text = "ping") {
+        return write_bytes(descriptor, text) && read_bytes(descriptor, text.size()) == text;
+    }
+    static bool is_closed(int descriptor) {
+        char byte;
+        return wait_readable(descriptor) && recv(descriptor, &byte, 1, 0) <= 0;
+    }
+
+    EchoServer server;
+    telemetry::Log log{LogLevel::error, LogFormat::text, [](std::string_view) {}};
+    Flows flows;
+    Settings settings;
+    Service service;
+    Resolution resolution;
+    bool listed = true;
+    Plane plane{2, log, flows};
+};
+
+TEST_F(PlaneTest, CarriesAConnectionAndRecordsIt) {
+    ASSERT_TRUE(apply());
+    Fd client = connect();
+    const std::string bytes = random_bytes(3 << 20);
+    std::thread writer([&] {
+        write_bytes(client, bytes);
+        shutdown(client, SHUT_WR);
+    });
+    EXPECT_TRUE(read_bytes(client, bytes.size()) == bytes);
+    writer.join();
+    EXPECT_TRUE(is_closed(client));
+    ASSERT_TRUE(eventually([&] { return flows.count() == 1; }));
+    const flow::Record& record = flows.records[0];
+    EXPECT_EQ(record.origin->service, "web");
+    EXPECT_EQ(record.origin->path, "onprem");
+    EXPECT_EQ(record.client, local_address(client));
+    EXPECT_EQ(record.endpoint, loopback(server.port()));
+    EXPECT_EQ(record.received_bytes, bytes.size());
+    EXPECT_EQ(record.sent_bytes, bytes.size());
+    EXPECT_EQ(record.end_reason, Verdict::finished);
+    EXPECT_EQ(ended(Verdict::finished), 1u);
+    EXPECT_EQ(status().active_connections, 0u);
+}
+
+TEST_F(PlaneTest, TriesTheNextEndpointUnseen) {
+    service.endpoints.insert(service.endpoints.begin(), {{"127.0.0.1", free_port()}, "aws", 100});
+    ASSERT_TRUE(apply());
+    for (int i = 0; i < 8; ++i)
+        EXPECT_TRUE(echoes(connect()));
+    EXPECT_FALSE(status().endpoints[0].up);
+    EXPECT_EQ(status().endpoints[0].last_error, "Connection refused");
+    EXPECT_TRUE(status().endpoints[1].up);
+}
+
+TEST_F(PlaneTest, EndsAClientWhoseEndpointsAllRefuse) {
+    service.endpoints = {{{"127.0.0.1", free_port()}, "", 100}};
+    ASSERT_TRUE(apply());
+    EXPECT_TRUE(is_closed(connect()));
+    EXPECT_TRUE(eventually([&] { return ended(Verdict::connect_refused) == 1; }));
+}
+
+TEST_F(PlaneTest, DoesNotRetryWhereTheServiceSaysSo) {
+    service.routing.retry = Retry::none;
+    service.routing.policy = Policy::round_robin;
+    service.endpoints.insert(service.endpoints.begin(), {{"127.0.0.1", free_port()}, "", 100});
+    ASSERT_TRUE(apply());
+    int served = 0;
+    for (int i = 0; i < 2; ++i) {
+        try {
+            Fd client = connect();
+            served += write_bytes(client, "ping") && read_bytes(client, 4) == "ping";
+        } catch (const std::runtime_error&) {
+        }
+    }
+    EXPECT_LT(served, 2);
+}
+
+TEST_F(PlaneTest, ReloadReachesEstablishedConnections) {
+    ASSERT_TRUE(apply());
+    Fd client = connect();
+    ASSERT_TRUE(echoes(client));
+    service.limits.connections = 1;
+    service.endpoints.push_back({{"127.0.0.1", free_port()}, "", 100});
+    ASSERT_TRUE(apply());
+    EXPECT_TRUE(echoes(client)) << "a reload that does not concern the connection must not end it";
+    EXPECT_TRUE(is_closed(connect())) << "the established connection counts under the new limit";
+    EXPECT_EQ(dropped(Verdict::connection_limit), 1u);
+    service.access.deny = {*Prefix::parse("127.0.0.0/8")};
+    ASSERT_TRUE(apply());
+    EXPECT_TRUE(is_closed(client)) << "denied by the reload";
+    EXPECT_EQ(ended(Verdict::access_denied), 1u);
+}
+
+TEST_F(PlaneTest, IdleTimeoutChangedByReloadReachesEstablishedConnections) {
+    ASSERT_TRUE(apply());
+    Fd client = connect();
+    ASSERT_TRUE(echoes(client));
+    service.idle_timeout = 50ms;
+    ASSERT_TRUE(apply());
+    EXPECT_TRUE(is_closed(client));
+    EXPECT_EQ(ended(Verdict::idle_timeout), 1u);
+}
+
+TEST_F(PlaneTest, LimitsASourceAlsoForThoseWhoCameBefore) {
+    ASSERT_TRUE(apply());
+    Fd first = connect();
+    ASSERT_TRUE(echoes(first));
+    service.limits.connections_per_source = 2;
+    ASSERT_TRUE(apply());
+    Fd second = connect();
+    EXPECT_TRUE(echoes(second));
+    EXPECT_TRUE(is_closed(connect()));
+    EXPECT_EQ(dropped(Verdict::source_limit), 1u);
+    first.reset();
+    EXPECT_TRUE(eventually([&] { return status().active_connections == 1; }));
+    EXPECT_TRUE(echoes(connect()));
+}
+
+TEST_F(PlaneTest, ARemovedServiceKeepsItsConnectionsForTheDrainTimeout) {
+    settings.drain_timeout = 300ms;
+    ASSERT_TRUE(apply());
+    Fd client = connect();
+    ASSERT_TRUE(echoes(client));
+    listed = false;
+    ASSERT_TRUE(apply());
+    EXPECT_THROW(connect(), std::runtime_error);
+    EXPECT_TRUE(echoes(client));
+    EXPECT_TRUE(is_closed(client));
+    EXPECT_TRUE(eventually([&] { return flows.count() == 1; }));
+    EXPECT_EQ(flows.records[0].end_reason, Verdict::service_removed);
+}
+
+TEST_F(PlaneTest, AnOccupiedPortLeavesWhatRunsAlone) {
+    ASSERT_TRUE(apply());
+    Fd client = connect();
+    const SocketAddress before = service.listen;
+    Fd other = bound_socket(SOCK_STREAM);
+    service.listen = local_address(other);
+    const Result<void> result = apply();
+    ASSERT_FALSE(result);
+    EXPECT_NE(result.error().find("service 'web' cannot listen on tcp " + to_string(service.listen)), std::string::npos)
+        << result.error();
+    EXPECT_NE(result.error().find("another process holds the port"), std::string::npos);
+    service.listen = before;
+    EXPECT_TRUE(echoes(client));
+    EXPECT_TRUE(echoes(connect()));
+}
+
+TEST_F(PlaneTest, DrainsAnEndpointByHand) {
+    EchoServer second;
+    service.endpoints.push_back({{"127.0.0.1", second.port()}, "", 100});
+    ASSERT_TRUE(apply());
+    const std::string address = to_string(loopback(server.port()));
+    EXPECT_FALSE(plane.drain_endpoint("10.9.9.9:1", true));
+    ASSERT_TRUE(plane.drain_endpoint(address, true));
+    std::vector<Fd> clients;
+    for (int i = 0; i < 6; ++i) {
+        clients.push_back(connect());
+        ASSERT_TRUE(echoes(clients.back()));
+    }
+    EXPECT_EQ(status().endpoints[0].active_connections, 0u);
+    EXPECT_EQ(status().endpoints[1].active_connections, 6u);
+    ASSERT_TRUE(apply());
+    EXPECT_TRUE(status().endpoints[0].draining) << "a reload must not undo it";
+    ASSERT_TRUE(plane.drain_endpoint(address, false));
+    for (int i = 0; i < 4; ++i) {
+        clients.push_back(connect());
+        ASSERT_TRUE(echoes(clients.back()));
+    }
+    EXPECT_GT(status().endpoints[0].active_connections, 0u);
+}
+
+TEST_F(PlaneTest, StopsAcceptingAndEndsTheRest) {
+    ASSERT_TRUE(apply());
+    Fd client = connect();
+    ASSERT_TRUE(echoes(client));
+    plane.stop_accepting();
+    EXPECT_THROW(connect(), std::runtime_error);
+    EXPECT_TRUE(echoes(client));
+    EXPECT_EQ(plane.active_connections(), 1u);
+    plane.end_all(Verdict::drained);
+    EXPECT_TRUE(is_closed(client));
+    EXPECT_EQ(plane.active_connections(), 0u);
+}
+
+TEST_F(PlaneTest, ASecondPlaneTakesOverTheSockets) {
+    ASSERT_TRUE(apply());
+    Plane heir(1, log, flows, plane.duplicate_listeners());
+    auto snapshot = std::make_shared<Snapshot>();
+    snapshot->services = {service};
+    ASSERT_TRUE(heir.apply(snapshot, {}));
+    plane.stop_accepting(true);
+    for (int i = 0; i < 20; ++i)
+        EXPECT_TRUE(echoes(connect()));
+    EXPECT_TRUE(eventually([&] { return heir.status().services[0].paths.back().ended[0] == 20; }));
+}
+
+TEST_F(PlaneTest, ListsOpenConnections) {
+    ASSERT_TRUE(apply());
+    Fd client = connect();
+    ASSERT_TRUE(echoes(client));
+    const std::vector<flow::Record> records = plane.active_flows({.service = "web"});
+    ASSERT_EQ(records.size(), 1u);
+    EXPECT_EQ(records[0].state, flow::State::active);
+    EXPECT_EQ(records[0].client, local_address(client));
+    EXPECT_TRUE(plane.active_flows({.service = "other"}).empty());
+}
+
+TEST_F(PlaneTest, FollowsANameToWhereItResolves) {
+    service.endpoints = {{{"db.test", server.port()}, "", 100}};
+    ASSERT_TRUE(apply());
+    EXPECT_TRUE(is_closed(connect()));
+    EXPECT_EQ(status().endpoints.at(0).last_error, "the name has not resolved");
+    plane.update_resolution({{{"db.test", server.port()}, {loopback(server.port())}}});
+    EXPECT_TRUE(echoes(connect()));
+    EXPECT_EQ(status().endpoints.at(0).resolved, to_string(loopback(server.port())));
+}
+
+TEST_F(PlaneTest, CarriesDatagramsAndForgetsIdleSessions) {
+    Fd endpoint = bound_socket(SOCK_DGRAM);
+    service.protocol = Protocol::udp;
+    service.endpoints = {{{"127.0.0.1", local_address(endpoint).port}, "", 100}};
+    service.idle_timeout = 200ms;
+    ASSERT_TRUE(apply());
+    Fd client = connect_to(service.listen, SOCK_DGRAM), other = connect_to(service.listen, SOCK_DGRAM);
+    for (const Fd* from : {&client, &other}) {
+        const std::string text = from == &client ? "from client" : "from the other";
+        ASSERT_EQ(send(*from, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+        char buffer[100];
+        sockaddr_storage source;
+        socklen_t size = sizeof source;
+        ASSERT_TRUE(wait_readable(endpoint));
+        const ssize_t got = recvfrom(endpoint, buffer, sizeof buffer, 0, reinterpret_cast<sockaddr*>(&source), &size);
+        ASSERT_EQ(std::string(buffer, static_cast<size_t>(got)), text);
+        sendto(endpoint, buffer, static_cast<size_t>(got), 0, reinterpret_cast<sockaddr*>(&source), size);
+        EXPECT_EQ(read_bytes(*from, text.size()), text);
+    }
+    EXPECT_EQ(status().active_connections, 2u);
+    EXPECT_TRUE(eventually([&] { return status().active_connections == 0; }));
+    EXPECT_EQ(ended(Verdict::idle_timeout), 2u);
+    EXPECT_EQ(status().received_datagrams, 2u);
+    EXPECT_EQ(status().sent_datagrams, 2u);
+}
+
+TEST_F(PlaneTest, CountsDatagramsThatNobodyTakes) {
+    service.protocol = Protocol::udp;
+    service.endpoints = {{{"127.0.0.1", free_port()}, "", 100}};
+    ASSERT_TRUE(apply());
+    Fd client = connect_to(service.listen, SOCK_DGRAM);
+    EXPECT_TRUE(eventually([&] {
+        send(client, "x", 1, 0);
+        return ended(Verdict::endpoint_unreachable) > 0;
+    }));
+}
+
+}  // namespace
+}  // namespace marchproxy::stream
