@@ -50,6 +50,7 @@ class HttpConnection final : public httplib::Stream {
   private:
     bool wait_for(short events, TimePoint until) const;
     bool wait_writable() const;
+    bool peer_left() const;
     ssize_t receive(char* target, size_t size, TimePoint until);
     void linger();
 

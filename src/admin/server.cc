@@ -245,7 +245,7 @@ void Server::Implementation::get_events(const Request&, Response& response) {
     response.status = 200;
     response.set_content_provider("text/event-stream", [subscription](size_t, httplib::DataSink& sink) {
         const std::optional<std::string> event = subscription->next();
-        return event && sink.write(event->data(), event->size());
+        return event && sink.is_writable() && sink.write(event->data(), event->size());
     });
 }
 
