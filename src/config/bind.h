@@ -35,7 +35,6 @@ std::string word_of(const T& value) {
 inline void refuse_missing_feature(Node& node, const std::string& path, std::string_view value, const Needs& need,
                                    const Binding& binding) {
     if (binding.types_only || !needs_feature(need, value)) return;
-    node.refused = true;
     binding.problems.at_key(node, path, refusal(need, value, node));
 }
 

@@ -19,9 +19,9 @@ inline constexpr std::array features{
     Feature{"multicloud", "routing by measured paths", false},
     Feature{"tls", "TLS", false},
     Feature{"numa", "NUMA placement", false},
-    Feature{"tracing", "tracing", false},
+    Feature{"tracing", "exporting spans", false},
     Feature{"manager", "the manager", false},
-    Feature{"custom_metrics", "custom metrics", false},
+    Feature{"custom_metrics", "metrics of one's own", false},
     Feature{"ipfix", "IPFIX export", false},
     Feature{"retry_unanswered", "retrying what was not answered", false},
 };

@@ -39,10 +39,13 @@ struct Between {
         Form<T> form;
         form.range = fmt::format("{}..{}", Codec<T>::text(least), Codec<T>::text(most));
         form.parse = [least, most, range = form.range](std::string_view text) -> Result<T> {
-            Result<T> value = Codec<T>::parse(text);
-            const bool outside = value && (*value < least || most < *value);
-            if (outside) return Error{fmt::format("{} is out of range; allowed: {}", quoted(text), range)};
-            return value;
+            // Read wide: a number that does not fit the member is out of range like any other.
+            using Wide = std::conditional_t<std::unsigned_integral<T>, uint64_t, T>;
+            const Result<Wide> value = Codec<Wide>::parse(text);
+            if (!value) return Error{value.error()};
+            if (*value < least || most < *value)
+                return Error{fmt::format("{} is out of range; allowed: {}", quoted(text), range)};
+            return static_cast<T>(*value);
         };
         return form;
     }

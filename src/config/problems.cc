@@ -42,6 +42,10 @@ void Problems::at_key(const Node& node, std::string_view key, std::string messag
     at(node.key_line, node.key_column, std::string(key), std::move(message));
 }
 
+void Problems::at_owner(const Node& node, std::string_view key, std::string_view message) {
+    at_value(node, key, node.given_by ? fmt::format("{} {}", key, message) : std::string(message));
+}
+
 void Problems::elsewhere(std::string source, std::string message) {
     add({"", 0, 0, std::move(source), std::move(message)});
 }

@@ -20,6 +20,8 @@ class Problems {
     void at(int line, int column, std::string key, std::string message);  // in the file; 0: the file as a whole
     void at_value(const Node& node, std::string_view key, std::string message);
     void at_key(const Node& node, std::string_view key, std::string message);
+    // Something below the node is missing: `key` names what.
+    void at_owner(const Node& node, std::string_view key, std::string_view message);
     void elsewhere(std::string source, std::string message);  // "flag --workers"
 
     bool full() const { return found_.size() >= limit; }

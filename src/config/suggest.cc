@@ -29,7 +29,7 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::string_view nearest(std::string_view word, const std::vector<std::string_view>& candidates) {
     if (word.size() > longest_word) return {};
-    size_t best = std::max<size_t>(1, word.size() / 3) + 1;
+    size_t best = std::clamp<size_t>(word.size() / 3, 1, 3) + 1;
     std::string_view found;
     for (const std::string_view candidate : candidates) {
         const size_t distance = edit_distance(word, candidate);

@@ -11,7 +11,7 @@ namespace marchproxy::config {
 // F. Damerau, "A technique for computer detection and correction of spelling errors", 1964).
 size_t edit_distance(std::string_view a, std::string_view b);
 
-// The nearest candidate within a third of the word's length (at least 1); empty: none is near.
+// The nearest candidate within a third of the word's length (1 to 3); empty: none is near.
 std::string_view nearest(std::string_view word, const std::vector<std::string_view>& candidates);
 
 }  // namespace marchproxy::config

@@ -147,9 +147,11 @@ void bind_section(Node& node, const std::string& section, const std::string& pat
         const std::string full = join(path, child.key);
         const auto found = table.entries.find(name);
         if (found == table.entries.end()) {
-            if (!binding.problems.full())
-                binding.problems.at_key(
-                    child, full, unknown_key(child.key, table.entries.find(section)->second.keys, binding.tables));
+            // Beyond the limit problems are only counted: no need to look for what may have been meant.
+            const auto& siblings = table.entries.find(section)->second.keys;
+            binding.problems.at_key(
+                child, full,
+                binding.problems.full() ? "is not a key" : unknown_key(child.key, siblings, binding.tables));
             continue;
         }
         const auto& entry = found->second;
@@ -251,7 +253,7 @@ void bind_object(Node& node, const std::string& path, Object& object, const Bind
     bind_section(node, "", path, object, binding);
     for (const Row<Object>& row : binding.tables.of<Object>().rows)
         if (row.option.required && !node.find(row.name))
-            binding.problems.at_value(node, join(path, row.name), "is missing");
+            binding.problems.at_owner(node, join(path, row.name), "is missing");
 }
 template void bind_object(Node&, const std::string&, Snapshot&, const Binding&);
 template void bind_object(Node&, const std::string&, Path&, const Binding&);

@@ -113,7 +113,7 @@ class Services {
         const Node* list = node.find("endpoints");
         if (list && list->refused) return;
         if (service.endpoints.empty())
-            return problems_.at_value(list ? *list : node, path,
+            return problems_.at_owner(list ? *list : node, path,
                                       "has no endpoints; add at least one, as in "
                                       "endpoints: [{ address: \"10.0.0.1:80\" }]");
         std::set<std::tuple<HostPort, std::string_view>> seen;

@@ -1,0 +1,344 @@
+#include "config/load.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "config/features.h"
+#include "config/testing.h"
+#include "version.h"
+
+namespace marchproxy::config {
+namespace {
+
+using testing::HasSubstr;
+using namespace std::chrono_literals;
+
+// A service that is fine, on line 1; what a row adds begins on line 2, two columns in.
+std::string service(const std::string& more) {
+    return "services: [{ name: web, listen: \"127.0.0.1:80\", endpoints: [{ address: \"10.0.0.1:80\" }],\n  " + more +
+           " }]\n";
+}
+
+TEST(Load, DefaultsWithoutAnything) {
+    const Loaded loaded = load({});
+    EXPECT_EQ("", listed(loaded));
+    EXPECT_EQ(Snapshot().settings, loaded.snapshot.settings);
+    EXPECT_TRUE(loaded.snapshot.services.empty());
+}
+
+TEST(Load, ReadsEveryKeyOfTheStreamPlane) {
+    const Loaded loaded = load_text(R"(
+listen: { address: "::", port: 9090 }
+admin: { address: 127.0.0.2, port: 9091, token: geheim }
+log: { level: warning, format: text }
+drain_timeout: 5s
+stream: { workers: 3, buffer: 256KiB, idle_timeout: 10m, udp_idle_timeout: 20s, connect_timeout: 1.5s,
+          keepalive: 0s, forward: splice, congestion_control: bbr }
+telemetry: { metrics: { enabled: false }, flows: { enabled: true, file: /tmp/flows, keep: 7 } }
+paths: [{ name: aws, provider: amazon, region: us }]
+services:
+  - name: web
+    protocol: tcp
+    listen: "[::1]:443"
+    plane: stream
+    access: { allow: ["10.0.0.0/8", "fd00::/8"], deny: [10.1.0.0/16] }
+    limits: { connections: 5, connections_per_source: 2, new_connections: 20/s }
+    routing: { policy: maglev, retry: none, seed: 18446744073709551615 }
+    proxy_protocol: v2
+    accept_proxy_protocol: true
+    idle_timeout: 3s
+    endpoints:
+      - { address: "db.example:5432", path: aws, weight: 0 }
+      - address: "[2001:db8::1]:80"
+)",
+                                    "f");
+    ASSERT_EQ("", listed(loaded));
+    const Settings& settings = loaded.snapshot.settings;
+    EXPECT_EQ("::", to_string(settings.listen_address));
+    EXPECT_EQ(9090, settings.listen_port);
+    EXPECT_EQ("127.0.0.2", to_string(settings.admin.address));
+    EXPECT_EQ(9091, settings.admin.port);
+    EXPECT_EQ("geheim", settings.admin.token);
+    EXPECT_EQ((LogSettings{LogLevel::warn, LogFormat::text}), settings.log);
+    EXPECT_EQ(Duration(5s), settings.drain_timeout);
+    EXPECT_EQ((StreamSettings{3, Bytes{256 << 10}, 10min, 20s, 1500ms, 0s, ForwardMethod::splice, "bbr"}),
+              settings.stream);
+    EXPECT_FALSE(settings.telemetry.metrics);
+    EXPECT_EQ("/tmp/flows", settings.telemetry.flow_file);
+    EXPECT_EQ(7U, settings.telemetry.keep_flows);
+
+    ASSERT_EQ(1U, loaded.snapshot.paths.size());
+    EXPECT_EQ("amazon", loaded.snapshot.paths[0].provider);
+    ASSERT_EQ(1U, loaded.snapshot.services.size());
+    const Service& web = loaded.snapshot.services[0];
+    EXPECT_EQ("[::1]:443", to_string(web.listen));
+    EXPECT_EQ(PlaneChoice::stream, web.plane);
+    ASSERT_EQ(2U, web.access.allow.size());
+    EXPECT_EQ("fd00::/8", to_string(web.access.allow[1]));
+    EXPECT_EQ("10.1.0.0/16", to_string(web.access.deny.at(0)));
+    EXPECT_EQ((Limits{5, 2, Frequency{20}}), web.limits);
+    EXPECT_EQ(Policy::maglev, web.routing.policy);
+    EXPECT_EQ(Retry::none, web.routing.retry);
+    EXPECT_EQ(UINT64_MAX, web.routing.seed);
+    EXPECT_EQ(ProxyProtocol::v2, web.proxy_protocol);
+    EXPECT_TRUE(web.accept_proxy_protocol);
+    EXPECT_EQ(Duration(3s), web.idle_timeout);
+    EXPECT_EQ("db.example:5432", to_string(web.endpoints.at(0).address));
+    EXPECT_EQ("aws", web.endpoints[0].path);
+    EXPECT_EQ(0U, web.endpoints[0].weight);
+    EXPECT_EQ("[2001:db8::1]:80", to_string(web.endpoints.at(1).address));
+    EXPECT_EQ(100U, web.endpoints[1].weight);
+}
+
+struct Row {
+    std::string yaml;
+    std::string problem;  // the one that must be reported, from its start
+};
+
+void PrintTo(const Row& row, std::ostream* out) {
+    *out << row.yaml;
+}
+
+class Refused : public testing::TestWithParam<Row> {};
+
+TEST_P(Refused, WithItsPlace) {
+    const std::string all = listed(load_text(GetParam().yaml, "f"));
+    EXPECT_THAT("\n" + all, HasSubstr("\n" + GetParam().problem));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Keys, Refused,
+    testing::Values(Row{"lisen: {}", "f:1:1: lisen: is not a key; did you mean \"listen\"?"},
+                    Row{"stream:\n  wrokers: 1", "f:2:3: stream.wrokers: is not a key; did you mean \"workers\"?"},
+                    Row{"idle_timeout: 1s",
+                        "f:1:1: idle_timeout: is not a key here; did you mean \"stream.idle_timeout\"?"},
+                    Row{"log: { zzz: 1 }", "f:1:8: log.zzz: is not a key; allowed here: level, format"},
+                    Row{service("colour: red"), "f:2:3: services[0].colour: is not a key; allowed here: name, "},
+                    Row{"log: { level: INFO }\nlog: {}", "f:2:1: log: is given twice; first on line 1"},
+                    Row{"log:\n  level: INFO\n  level: INFO", "f:3:3: log.level: is given twice; first on line 2"},
+                    Row{service("access: {}, access: {}"), "f:2:15: services[0].access: is given twice"},
+                    Row{"stream: 5", "f:1:9: stream: is a single value; expected a map with the keys workers, "},
+                    Row{"stream: [a]", "f:1:9: stream: is a list; expected a map with the keys workers, "},
+                    Row{"services: {}", "f:1:11: services: is a map; expected a list"},
+                    Row{"services: [web]", "f:1:12: services[0]: is a single value; expected a map of keys"},
+                    Row{"[a, b]", "f:1:1: must be a map"}, Row{"word", "f:1:1: must be a map"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Values, Refused,
+    testing::Values(
+        Row{"listen: { port: 0 }", "f:1:17: listen.port: \"0\" is out of range; allowed: 1..65535"},
+        Row{"listen: { port: 65536 }", "f:1:17: listen.port: \"65536\" is out of range; allowed: 1..65535"},
+        Row{"listen: { port: 99999999999999999999 }", "f:1:17: listen.port: 99999999999999999999 is too large"},
+        Row{"listen: { port: -1 }", "f:1:17: listen.port: \"-1\" is not a whole number"},
+        Row{"listen: { port: 80.5 }", "f:1:17: listen.port: \"80.5\" is not a whole number"},
+        Row{"listen: { port: http }", "f:1:17: listen.port: \"http\" is not a whole number"},
+        Row{"listen: { port: [80] }", "f:1:17: listen.port: is a list; expected: number"},
+        Row{"listen: { port: { a: 1 } }", "f:1:17: listen.port: is a map; expected: number"},
+        Row{"listen: { port: }", "f:1:17: listen.port: has no value; expected: number"},
+        Row{"listen: { address: localhost }", "f:1:20: listen.address: \"localhost\""},
+        Row{"log: { level: LOUD }", "f:1:15: log.level: \"LOUD\" is not one of: TRACE, DEBUG, INFO, WARN, ERROR"},
+        Row{"drain_timeout: 30", "f:1:16: drain_timeout: \"30\" is not a duration: the unit is missing"},
+        Row{"stream: { workers: 1025 }", "f:1:20: stream.workers: \"1025\" is out of range; allowed: 0..1024"},
+        Row{"stream: { buffer: 4095B }", "f:1:19: stream.buffer: \"4095B\" is out of range; allowed: 4KiB..64MiB"},
+        Row{"stream: { buffer: 65MiB }", "f:1:19: stream.buffer: \"65MiB\" is out of range"},
+        Row{"stream: { idle_timeout: 0s }", "f:1:25: stream.idle_timeout: \"0s\" is out of range"},
+        Row{"stream: { keepalive: 1500ms }", "f:1:22: stream.keepalive: must be whole seconds"},
+        Row{"stream: { congestion_control: Cubic! }", "f:1:31: stream.congestion_control: \"Cubic!\" is not allowed"},
+        Row{"stream: { congestion_control: abcdefghijklmnop }", "f:1:31: stream.congestion_control: "},
+        Row{"telemetry: { metrics: { enabled: 1 } }",
+            "f:1:34: telemetry.metrics.enabled: \"1\" is neither true nor false"},
+        Row{"telemetry: { tracing: { sample: .nan } }", "f:1:33: telemetry.tracing.sample: \".nan\" is not a number"},
+        Row{"telemetry: { tracing: { sample: nan } }", "f:1:33: telemetry.tracing.sample: \"nan\" is not a number"},
+        Row{"telemetry: { tracing: { sample: 1.5 } }",
+            "f:1:33: telemetry.tracing.sample: \"1.5\" is out of range; allowed: 0..1"},
+        Row{"qos: { floors: { P1: 110% } }", "f:1:22: qos.floors.P1: \"110%\""},
+        Row{"admin: { token: \"a b\" }", "f:1:17: admin.token: is not allowed; allowed: printable characters"},
+        Row{"log: { level: \"a\\x01b\" }", "f:1:15: log.level: holds control characters"},
+        Row{service("protocol: sctp"), "f:2:13: services[0].protocol: \"sctp\" is not one of: tcp, udp"},
+        Row{service("access: { allow: [10.0.0.0/8, 10.0.0.1/8] }"),
+            "f:2:33: services[0].access.allow[1]: \"10.0.0.1/8\""},
+        Row{service("access: { allow: 10.0.0.0/8 }"),
+            "f:2:20: services[0].access.allow: is a single value; expected a list"},
+        Row{service("limits: { connections: 0 }"),
+            "f:2:26: services[0].limits.connections: \"0\" is too small; allowed: 1 or more"},
+        Row{service("limits: { new_connections: 20 }"),
+            "f:2:30: services[0].limits.new_connections: \"20\" is not a frequency"},
+        Row{service("limits: { new_connections: 0/s }"),
+            "f:2:30: services[0].limits.new_connections: \"0/s\" is out of range"},
+        Row{service("qos: { dscp: 64 }"), "f:2:16: services[0].qos.dscp: \"64\" is not a DSCP mark"},
+        Row{service("qos: { rate: 5 }"), "f:2:16: services[0].qos.rate: \"5\" is not a rate"},
+        Row{service("qos: { rate: { up: 5Gbps, sideways: 1Gbps } }"),
+            "f:2:29: services[0].qos.rate.sideways: is not a key"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Together, Refused,
+    testing::Values(
+        Row{"services: [{}]", "f:1:12: services[0].name: is missing"},
+        Row{"services: [{}]", "f:1:12: services[0].listen: is missing"},
+        Row{"services: [{}]", "f:1:12: services[0]: has no endpoints"},
+        Row{"services:\n- name: a\n  endpoints: []", "f:3:14: services[0]: has no endpoints"},
+        Row{"services:\n- name: a\n- name: b\n- name: a", "f:4:9: services[2].name: \"a\" is taken already, by line 2"},
+        Row{"paths:\n- name: a\n- name: a", "f:3:9: paths[1].name: \"a\" is taken already, by line 2"},
+        Row{"paths: [{ name: a/b }]", "f:1:17: paths[0].name: \"a/b\" is not allowed"},
+        Row{"services:\n- listen: 1.2.3.4:5\n- listen: 1.2.3.4:5",
+            "f:3:11: services[1].listen: another service listens on tcp 1.2.3.4:5 already, at line 2"},
+        Row{"services:\n- listen: 0.0.0.0:8081",
+            "f:2:11: services[0].listen: 127.0.0.1:8081 is where the admin server listens"},
+        Row{"listen: { port: 8081 }", "f:1:17: listen.port: 127.0.0.1:8081 is also where the admin server listens"},
+        Row{"services:\n- endpoints:\n  - { address: 1.2.3.4:5, path: x }",
+            "f:3:33: services[0].endpoints[0].path: \"x\" names no path"},
+        Row{"services:\n- endpoints:\n  - address: a:5\n  - address: a:5",
+            "f:4:14: services[0].endpoints[1].address: a:5 is an endpoint of this service already"},
+        Row{"services:\n- endpoints: [{ address: 1.2.3.4 }]",
+            "f:2:26: services[0].endpoints[0].address: \"1.2.3.4\" has no port"},
+        Row{"services:\n- endpoints: [{ address: 1.2.3.4:5, weight: 65536 }]",
+            "f:2:45: services[0].endpoints[0].weight: \"65536\" is out of range; allowed: 0..65535"},
+        Row{service("protocol: udp, proxy_protocol: v1"), "f:2:34: services[0].proxy_protocol: is for tcp"},
+        Row{service("protocol: udp, proxy_protocol: v2"), "f:2:34: services[0].proxy_protocol: is for tcp"},
+        Row{service("protocol: udp, accept_proxy_protocol: true"),
+            "f:2:41: services[0].accept_proxy_protocol: is for tcp"},
+        Row{service("encapsulation: ipip"), "f:2:18: services[0].encapsulation: needs forwarding: dsr"},
+        Row{service("routing: { weights: { latency: 0, cost: 0, bandwidth: 0 } }"),
+            "f:2:23: services[0].routing.weights: at least one"},
+        Row{service("qos: { rate: 1Gbps, guarantee: 2Gbps }"),
+            "f:2:34: services[0].qos.guarantee: 2Gbps is more than the rate, 1Gbps"},
+        Row{"qos: { link_rate: 1Gbps }\n" + service("qos: { guarantee: { down: 2Gbps } }"),
+            "f:3:21: services[0].qos.guarantee: the guarantees up to here add up to 2Gbps; qos.link_rate is 1Gbps"},
+        Row{"qos: { floors: { P1: 50%, P2: 30%, P3: 21% } }", "f:1:16: qos.floors: add up to 101%"},
+        Row{"multicloud: { probe: { interval: 1s, timeout: 1s } }",
+            "f:1:47: multicloud.probe.timeout: 1s must be shorter"},
+        Row{"multicloud: { locality: { lat: 1 } }", "f:1:25: multicloud.locality: needs both lat and lon"},
+        Row{"manager: { url: \"http://a\" }", "f:1:17: manager.url: needs manager.cluster_api_key"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Features, Refused,
+    testing::Values(
+        Row{service("qos: { rate: 1Gbps }"),
+            "f:2:10: services[0].qos.rate: shaping (qos) is not in this version (" MARCHPROXY_VERSION
+            "); remove the key\n"},
+        Row{service("plane: packet"),
+            "f:2:3: services[0].plane: packet needs the packet plane (packet), which is not in this version"},
+        Row{service("forwarding: nat"),
+            "f:2:3: services[0].forwarding: the packet plane (packet) is not in this version"},
+        Row{service("tls: { mode: terminate }"),
+            "f:2:10: services[0].tls.mode: TLS (tls) is not in this version (" MARCHPROXY_VERSION
+            "); remove the key or set it to "
+            "none\n"},
+        Row{service("routing: { policy: geo }"), "f:2:14: services[0].routing.policy: geo needs "},
+        Row{service("routing: { retry: unanswered }"), "f:2:14: services[0].routing.retry: unanswered needs "},
+        Row{"packet: { enabled: true }", "f:1:11: packet.enabled: the packet plane (packet) is not in this version"},
+        Row{"packet: { interfaces: [eth0] }", "f:1:11: packet.interfaces: the packet plane"},
+        Row{"numa: { enabled: yes }", "f:1:9: numa.enabled: NUMA placement (numa) is not"},
+        Row{"telemetry: { flows: { ipfix: \"a:1\" } }", "f:1:23: telemetry.flows.ipfix: IPFIX export (ipfix) is not"},
+        Row{"telemetry: { custom_metrics: [{}] }",
+            "f:1:14: telemetry.custom_metrics: metrics of one's own (custom_metrics) is not"},
+        Row{"manager: { url: \"http://a\" }", "f:1:12: manager.url: the manager (manager) is not"}));
+
+TEST(Load, WhatAsksForNothingIsAccepted) {
+    const Loaded loaded = load_text(
+        "packet: { enabled: false, interfaces: [] }\nqos: { enabled: false }\nmulticloud: { enabled: false }\n"
+        "numa: { enabled: false }\ntelemetry: { tracing: { enabled: false }, flows: { ipfix: \"\" }, custom_metrics: "
+        "[] }\n"
+        "manager: { url: \"\", cluster_api_key: \"\" }\npaths:\n" +
+            service("plane: auto, tls: { mode: none }, qos: { ecn: false }, encapsulation: none, routing: { retry: "
+                    "connect }"),
+        "f");
+    EXPECT_EQ("", listed(loaded));
+}
+
+TEST(Load, WildcardAndOneAddressMayShareAPort) {
+    const Loaded loaded = load_text(
+        "services:\n- { name: a, listen: 0.0.0.0:80, endpoints: [{ address: b:1 }] }\n"
+        "- { name: b, listen: 127.0.0.1:80, endpoints: [{ address: b:1 }] }\n"
+        "- { name: c, protocol: udp, listen: 127.0.0.1:80, endpoints: [{ address: b:1 }] }\n",
+        "f");
+    EXPECT_EQ("", listed(loaded));
+}
+
+TEST(Load, AllProblemsInTheOrderOfTheFile) {
+    const Loaded loaded =
+        load_text("services: [{ nmae: a }]\nlog: { level: X, format: Y }\n", "f", {"", {{"WORKERS", "x"}}, {}});
+    std::vector<std::pair<int, std::string>> places;
+    for (const Problem& problem : loaded.problems)
+        places.emplace_back(problem.line, problem.key);
+    EXPECT_EQ((std::vector<std::pair<int, std::string>>{{1, "services[0].name"},
+                                                        {1, "services[0].listen"},
+                                                        {1, "services[0]"},
+                                                        {1, "services[0].nmae"},
+                                                        {2, "log.level"},
+                                                        {2, "log.format"},
+                                                        {0, "environment WORKERS"}}),
+              places);
+}
+
+TEST(Load, ProblemsAreBounded) {
+    std::string yaml;
+    for (int i = 0; i < 5000; ++i)
+        yaml += "unknown-" + std::to_string(i) + ": 1\n";
+    const Loaded loaded = load_text(yaml, "f");
+    EXPECT_EQ(1001U, loaded.problems.size());
+    EXPECT_FALSE(loaded.ok());
+}
+
+std::string many_services(int count) {
+    std::string yaml = "services:\n";
+    for (int i = 0; i < count; ++i)
+        yaml += "  - name: service-" + std::to_string(i) + "\n    listen: \"127." + std::to_string(i / 256) + "." +
+                std::to_string(i % 256) +
+                ".1:20000\"\n    protocol: tcp\n    endpoints:\n"
+                "      - { address: \"10.0.0.1:80\", weight: 1 }\n      - { address: \"10.0.0.2:80\", weight: 2 }\n";
+    return yaml;
+}
+
+TEST(Load, TenThousandServices) {
+    const auto began = std::chrono::steady_clock::now();
+    const Loaded loaded = load_text(many_services(10'000), "f");
+    EXPECT_EQ("", listed(loaded));
+    EXPECT_EQ(10'000U, loaded.snapshot.services.size());
+    EXPECT_LT(std::chrono::steady_clock::now() - began, 20s);  // about half a second; sanitizers and coverage are slow
+}
+
+TEST(Load, OneWrongKeyInFiveThousandLines) {
+    std::string yaml = many_services(834);
+    const std::string before = "  - name: service-700\n";
+    yaml.insert(yaml.find(before), "    wieght: 3\n");
+    EXPECT_THAT(listed(load_text(yaml, "f")), testing::StartsWith("f:4202:5: services[699].wieght: is not a key"));
+}
+
+TEST(Load, TheKeysOfEveryFeatureAreKnown) {
+    const auto file = repository() / "tests/fuzz/config_fuzz/every_key.yaml";
+    Sources sources;
+    sources.file = file.string();
+    const Loaded loaded = load(sources);
+    for (const Problem& problem : loaded.problems)
+        EXPECT_THAT(problem.message, HasSubstr("not in this version")) << to_string(problem);
+    for (const Feature& feature : features) {
+        const std::string named = fmt::format("({})", feature.name);
+        EXPECT_EQ(!feature.built, listed(loaded).find(named) != std::string::npos) << feature.name;
+    }
+    const Service& web = loaded.snapshot.services.at(0);
+    EXPECT_EQ((DirectedRate{Rate{2'000'000'000}, Rate{2'000'000'000}}), web.qos.rate);
+    EXPECT_EQ((DirectedRate{Rate{500'000'000}, Rate{1'000'000'000}}), web.qos.guarantee);
+    EXPECT_EQ(34, web.qos.dscp);
+    EXPECT_EQ((Location{38.95, -77.45}), loaded.snapshot.paths.at(0).location);
+    const auto& metric = loaded.snapshot.settings.telemetry.custom_metrics.at(0);
+    EXPECT_EQ((std::pair<std::string, std::string>("service", "web")), metric.where.at(0));
+}
+
+TEST(Load, TheExamplesAreFine) {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(repository() / "examples")) {
+        if (entry.path().extension() != ".yaml") continue;
+        Sources sources;
+        sources.file = entry.path().string();
+        EXPECT_EQ("", listed(load(sources)));
+        ++count;
+    }
+    EXPECT_GE(count, 4);
+}
+
+}  // namespace
+}  // namespace marchproxy::config

@@ -1,0 +1,31 @@
+// What the room's tests share.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "config/load.h"
+
+namespace marchproxy::config {
+
+inline std::filesystem::path repository() {
+    return std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+}
+
+inline std::string contents(const std::filesystem::path& file) {
+    std::ostringstream text;
+    text << std::ifstream(file).rdbuf();
+    return text.str();
+}
+
+// All problems, one a line.
+inline std::string listed(const Loaded& loaded) {
+    std::string all;
+    for (const Problem& problem : loaded.problems)
+        all += to_string(problem) + "\n";
+    return all;
+}
+
+}  // namespace marchproxy::config
