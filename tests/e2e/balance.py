@@ -91,7 +91,7 @@ class Balance(proxy.ProxyTest):
         a, = self.servers("a")
         web, running = self.balanced("round_robin", a.port)
         running.post(f"/api/v1/endpoints/127.0.0.1:{a.port}/drain")
-        self.assert_closed(self.connect(web))
+        self.assert_turned_away(web)
         running.wait_ended_with("no_endpoint")
 
     def test_an_endpoint_removed_by_reload_keeps_its_connections(self):

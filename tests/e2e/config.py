@@ -62,10 +62,9 @@ class Check(unittest.TestCase):
     def test_one_wrong_key_in_five_thousand_lines(self):
         lines = many_services(834).splitlines()
         self.assertGreater(len(lines), 5000)
-        lines.insert(4001 - 1, "    wieght: 3")
-        while not lines[4001].startswith("  - name"):  # at the end of a service
-            lines.insert(4001 - 1, lines.pop(4001))
-        number = lines.index("    wieght: 3") + 1
+        end_of_a_service = next(n for n in range(4000, 5000) if lines[n].startswith("  - name"))
+        lines.insert(end_of_a_service, "    wieght: 3")
+        number = end_of_a_service + 1
         self.assert_refused(self.check("\n".join(lines) + "\n"), f"{self.file}:{number}:5", "wieght")
 
     def test_truncated_anywhere_is_refused_or_fine_but_never_a_crash(self):
@@ -166,6 +165,7 @@ class Start(proxy.ProxyTest):
         for what in ("service", "admin"):
             with self.subTest(occupied=what):
                 blocker = self.keep(socket.socket())
+                blocker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 web, port = service(9), free_port()
                 blocker.bind(address_of(web) if what == "service" else ("127.0.0.1", port))
                 blocker.listen()

@@ -27,12 +27,12 @@ class Refusing(proxy.ProxyTest):
         web = service(free_port(), free_port())
         running = self.start(web)
         began = time.monotonic()
-        self.assert_closed(self.connect(web))
+        self.assert_turned_away(web)
         self.assertLess(time.monotonic() - began, 1.0)
         running.wait_ended_with("connect_refused")
         self.assertIn("connect_refused", running.log(None))
         for _ in range(5):  # three failures in a row make an endpoint count as down
-            self.assert_closed(self.connect(web))
+            self.assert_turned_away(web)
         eventually(lambda: running.get("/readyz").status == 503, "/readyz tells that no endpoint is healthy")
 
     def test_an_endpoint_that_comes_back_is_used_again(self):
@@ -54,7 +54,7 @@ class Refusing(proxy.ProxyTest):
         port = free_port()
         web = service(port)
         self.start(web)
-        self.assert_closed(self.connect(web))
+        self.assert_turned_away(web)
         self.keep(Echo(port=port))
 
         def echoes():
@@ -85,7 +85,7 @@ class Silent(proxy.ProxyTest):
         web = service(hole.port)
         running = self.start(web, settings={"stream": {"connect_timeout": "400ms"}})
         began = time.monotonic()
-        self.assert_closed(self.connect(web), seconds=5)
+        self.assert_turned_away(web, seconds=5)
         took = time.monotonic() - began
         self.assertGreater(took, 0.3)
         self.assertLess(took, 2.0)
@@ -125,7 +125,9 @@ class Silent(proxy.ProxyTest):
         server = self.keep(Behaving(lambda connection: None))
         web = service(server.port)
         running = self.start(web)
-        self.assertEqual(b"", receive_all(self.connect(web)))
+        client = self.connect(web)
+        self.assertEqual(b"", receive_all(client))
+        client.close()
         eventually(lambda: running.service()["active_connections"] == 0, "the connection is over")
 
 
@@ -193,7 +195,7 @@ class Names(proxy.ProxyTest):
     def test_a_name_that_does_not_exist_ends_the_client_with_a_reason(self):
         web = service({"address": "no-such-host.invalid:80"})
         running = self.start(web, wait="/healthz")
-        self.assert_closed(self.connect(web), seconds=10)
+        self.assert_turned_away(web, seconds=10)
         running.wait_ended_with("no_endpoint")
         self.assertIn("no-such-host.invalid", running.log(None))
 

@@ -40,6 +40,7 @@ class Reload(proxy.ProxyTest):
         echo = self.keep(Echo())
         web, other = service(echo.port), service(echo.port, name="other")
         blocker = self.keep(socket.socket())
+        blocker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         blocker.bind(address_of(other))
         blocker.listen()
         running = self.start(web)

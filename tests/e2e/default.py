@@ -72,6 +72,7 @@ class Occupied(proxy.ProxyTest):
     def test_an_occupied_port_is_named_with_what_to_do(self):
         import socket
         blocker = self.keep(socket.socket())
+        blocker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         port = free_port()
         blocker.bind(("0.0.0.0", port))
         blocker.listen()

@@ -21,7 +21,7 @@ class Limits(proxy.ProxyTest):
         for client in inside:
             self.assert_echo(client)
         for _ in range(4):
-            self.assert_closed(self.connect(web))
+            self.assert_turned_away(web)
         self.assertEqual(4, running.metrics().sum("dropped_total", service="web", plane="stream", reason="connection_limit"))
         inside.pop().close()
         eventually(lambda: running.service()["active_connections"] == 2, "one has left")
@@ -35,7 +35,7 @@ class Limits(proxy.ProxyTest):
         inside = [self.connect(web, source="127.0.0.5") for _ in range(2)]
         for client in inside:
             self.assert_echo(client)
-        self.assert_closed(self.connect(web, source="127.0.0.5"))
+        self.assert_turned_away(web, source="127.0.0.5")
         self.assert_echo(self.connect(web, source="127.0.0.6"))
         self.assertEqual(1, running.metrics().sum("dropped_total", service="web", reason="source_limit"))
         inside.pop().close()
@@ -47,8 +47,8 @@ class Limits(proxy.ProxyTest):
         running = self.start(web)
         passed, began = 0, time.monotonic()
         for _ in range(60):
-            client = self.connect(web)
             try:
+                client = self.connect(web)
                 client.sendall(b"x")
                 passed += client.recv(1) == b"x"
             except ConnectionError:
@@ -65,17 +65,17 @@ class Limits(proxy.ProxyTest):
         running = self.start(web)
         first = self.connect(web)
         self.assert_echo(first)
-        self.assert_closed(self.connect(web))
+        self.assert_turned_away(web)
         web["limits"] = {"connections": 2}
         running.reload([web])
         second = self.connect(web)
         self.assert_echo(second)
-        self.assert_closed(self.connect(web))
+        self.assert_turned_away(web)
         web["limits"] = {"connections": 1}
         running.reload([web])
         for client in (first, second):  # a lower limit turns away new ones and ends nobody
             self.assert_echo(client)
-        self.assert_closed(self.connect(web))
+        self.assert_turned_away(web)
         del web["limits"]
         running.reload([web])
         self.assert_echo(self.connect(web))
@@ -90,8 +90,8 @@ class Access(proxy.ProxyTest):
         web = service(self.echo.port, access={"allow": ["127.0.0.0/29"], "deny": ["127.0.0.3/32"]})
         running = self.start(web)
         self.assert_echo(self.connect(web, source="127.0.0.2"))
-        self.assert_closed(self.connect(web, source="127.0.0.3"))
-        self.assert_closed(self.connect(web, source="127.0.0.9"))
+        self.assert_turned_away(web, source="127.0.0.3")
+        self.assert_turned_away(web, source="127.0.0.9")
         self.assertEqual(2, running.metrics().sum("dropped_total", service="web", plane="stream", reason="access_denied"))
         self.assertEqual(1, self.echo.accepted, "a denied client never reaches an endpoint")
 
@@ -101,7 +101,7 @@ class Access(proxy.ProxyTest):
         shut = service(self.echo.port, name="shut", listen=f"[::1]:{other}", access={"deny": ["::/8"]})
         running = self.start(open_one, shut)
         self.assert_echo(self.connect(open_one))
-        self.assert_closed(self.connect(shut))
+        self.assert_turned_away(shut)
         self.assertEqual(1, running.metrics().sum("dropped_total", service="shut", reason="access_denied"))
 
     def test_a_client_denied_by_reload_is_ended_and_others_go_on(self):
@@ -115,7 +115,7 @@ class Access(proxy.ProxyTest):
         self.assert_closed(denied)
         self.assert_echo(allowed)
         running.wait_ended_with("access_denied")
-        self.assert_closed(self.connect(web, source="127.0.0.3"))
+        self.assert_turned_away(web, source="127.0.0.3")
         web["access"] = {"deny": []}
         running.reload([web])
         self.assert_echo(self.connect(web, source="127.0.0.3"))

@@ -104,9 +104,9 @@ class Namespaces(proxy.ProxyTest):
         self.addCleanup(self._end, running)
         return running.start()
 
-    def dial(self, target, timeout=10):
+    def dial(self, target, timeout=10, source=None):
         with inside(self.client):
-            return self.connect(target, timeout)
+            return self.connect(target, timeout, source)
 
     def transfer(self, server, target, identity, up, down, **options):
         """exchange() with its client in the client's namespace."""
@@ -125,11 +125,12 @@ class Namespaces(proxy.ProxyTest):
                 with self.subTest(listen=one["listen"], up=up, down=down):
                     self.assertIsNone(self.transfer(server, address_of(one), identity, up, down))
 
-    def test_one_listener_for_both_families(self):
-        echo = self.serve(lambda: Echo(host=SERVER))
-        self.begin(service((SERVER, echo.port), listen="[::]:8000"))
-        self.assert_echo(self.dial((PROXY6, 8000)))
-        self.assert_echo(self.dial((PROXY, 8000)))
+    def test_a_listener_for_each_family_side_by_side(self):
+        four, six = self.serve(lambda: Named("four", host=SERVER)), self.serve(lambda: Named("six", host=SERVER))
+        self.begin(service((SERVER, six.port), listen="[::]:8000"),
+                   service((SERVER, four.port), name="four", listen="0.0.0.0:8000"))
+        self.assertEqual(b"six\n", proxy.receive_exactly(self.dial((PROXY6, 8000)), 4))
+        self.assertEqual(b"four\n", proxy.receive_exactly(self.dial((PROXY, 8000)), 5))
 
     def test_access_by_network(self):
         echo = self.serve(lambda: Echo(host=SERVER))
@@ -138,7 +139,7 @@ class Namespaces(proxy.ProxyTest):
         running = self.begin(web, six)
         client = self.dial(web)
         self.assert_echo(client)
-        self.assert_closed(self.dial(six))
+        self.assert_turned_away(six)
         web["access"] = {"allow": ["10.94.0.0/16"]}
         running.reload([web, six])
         self.assert_closed(client)
@@ -166,7 +167,7 @@ class Namespaces(proxy.ProxyTest):
         running = self.begin(web, settings={"stream": {"connect_timeout": "2s"}})
         ip("-n", self.middle, "link", "set", "server0", "down")
         began = time.monotonic()
-        self.assert_closed(self.dial(web))
+        self.assert_turned_away(web)
         self.assertLess(time.monotonic() - began, 1.0)
         running.wait_ended_with("connect_unreachable")
         ip("-n", self.middle, "link", "set", "server0", "up")

@@ -388,6 +388,10 @@ class ProxyTest(unittest.TestCase):
         self.addCleanup(resource.close)
         return resource
 
+    def dial(self, target, timeout=10, source=None):
+        """connect(), from wherever the test's clients are."""
+        return self.connect(target, timeout, source)
+
     def connect(self, target, timeout=10, source=None):
         """A client connection to a service (or host and port)."""
         address = target if isinstance(target, tuple) else address_of(target)
@@ -418,6 +422,14 @@ class ProxyTest(unittest.TestCase):
             self.assertEqual(b"", connection.recv(1), what)
         except ConnectionError:
             pass
+
+    def assert_turned_away(self, target, seconds=3.0, source=None):
+        """A fresh connection ends without a byte; a reset may come before connect() is through."""
+        try:
+            connection = self.dial(target, source=source)
+        except ConnectionError:
+            return
+        self.assert_closed(connection, seconds)
 
     def assert_echo(self, connection, text=b"are you there?"):
         """An echo server answers through this connection."""
