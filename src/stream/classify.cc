@@ -34,6 +34,7 @@ bool TcpProxy::classify(Connection& connection) {
         refuse(connection, Verdict::internal_error, "what was seen of the header could not be read");
         return false;
     }
+    connection.client_leg.readable = true;  // payload may stand behind the header, and raises no edge of its own
     if (header.addressed) connection.client = header.source;
     return true;
 }

@@ -91,11 +91,13 @@ TEST_F(DatagramsTest, SendsSinglyWhereARunIsRefusedAndLearnsFromIt) {
 }
 
 TEST_F(DatagramsTest, CountsWhatTheKernelRefuses) {
-    for (const char* text : {"first", "second"}) send(sender, text, strlen(text), 0);
+    for (const char* text : {"first", "second"})
+        send(sender, text, strlen(text), 0);
     wait_readable(middle);
     const int got = batch.receive(middle);
     Chain chain;
-    for (int i = 0; i < got; ++i) batch.append(chain, i);
+    for (int i = 0; i < got; ++i)
+        batch.append(chain, i);
     const SocketAddress nowhere = loopback(0);
     RunLimits limits;
     const SendResult result = batch.send(chain, {.descriptor = out, .to = &nowhere}, limits);

@@ -28,7 +28,7 @@ struct Connection;
 // One of a connection's two sockets, and what epoll's edges have said of it.
 struct Leg {
     int descriptor = -1;
-    bool readable = true;       // until EAGAIN or a short read
+    bool readable = false;      // from an edge until EAGAIN or a short read
     bool writable = true;       // until EAGAIN
     bool hangup = false;        // the peer will send no more: read on to the end, whatever came short
     bool ended = false;         // its end of input was read

@@ -70,7 +70,7 @@ Result<void> check_free(const Service& service) {
     return {};
 }
 
-Result<int> open_listener(const Service& service, const StreamSettings& settings) {
+Result<int> open_listener(const Service& service) {
     Socket socket(service);
     if (socket.descriptor < 0) return failed(service, "open", errno);
     set_option(socket.descriptor, SOL_SOCKET, SO_REUSEPORT, 1);
@@ -81,7 +81,7 @@ Result<int> open_listener(const Service& service, const StreamSettings& settings
         set_option(socket.descriptor, SOL_SOCKET, SO_SNDBUF, udp_buffer);
         return socket.release();
     }
-    prepare_tcp(socket.descriptor, settings);
+    send_at_once(socket.descriptor);
     if (listen(socket.descriptor, backlog) != 0) return failed(service, "listen on", errno);
     return socket.release();
 }

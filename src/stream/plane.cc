@@ -171,7 +171,7 @@ Result<void> Plane::Implementation::open_listeners(const Snapshot& wanted, Opene
         // A worker more than before has sockets of its own; sockets too many are shared out, since closing one would
         // reset the connections in its queue.
         while (opened[place].size() < worker_count) {
-            Result<int> descriptor = open_listener(service, wanted.settings.stream);
+            Result<int> descriptor = open_listener(service);
             if (!descriptor) return Error{descriptor.error()};
             opened[place].push_back(*descriptor);
         }

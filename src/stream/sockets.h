@@ -16,9 +16,13 @@ inline bool set_option(int descriptor, int level, int name, int value) {
     return setsockopt(descriptor, level, name, &value, sizeof value) == 0;
 }
 
-// Small writes leave at once, and dead peers are found. A listener's accepted sockets inherit both.
-inline void prepare_tcp(int descriptor, const StreamSettings& settings) {
+// Small writes leave at once. A listener's accepted sockets inherit it.
+inline void send_at_once(int descriptor) {
     set_option(descriptor, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
+// A peer that vanished without a word is found.
+inline void probe_when_idle(int descriptor, const StreamSettings& settings) {
     const auto idle = std::chrono::duration_cast<std::chrono::seconds>(settings.keepalive).count();
     if (idle <= 0) return;
     set_option(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1);

@@ -17,6 +17,8 @@ namespace marchproxy::stream {
 namespace {
 
 constexpr int accepts_a_turn = 64;
+// Connections that live shorter are not worth the system calls that ask for keep-alive probes.
+constexpr auto keepalive_after = std::chrono::seconds(1);
 
 void mark_edges(Leg& leg, uint32_t events) {
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) leg.readable = true;
@@ -100,7 +102,6 @@ void TcpProxy::begin(Listener& listener, int descriptor, const SocketAddress& cl
     ++active_;
 
     if (service.service().accept_proxy_protocol) {
-        connection->client_leg.readable = false;  // until its edge
         if (!watch(*connection, descriptor, true)) return refuse(*connection, Verdict::memory);
         arm(*connection, service.view->settings->stream.connect_timeout);
         return;
@@ -142,7 +143,7 @@ int TcpProxy::start_attempt(Connection& connection) {
     const int descriptor = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (descriptor < 0) return errno;
     const StreamSettings& settings = connection.service->view->settings->stream;
-    prepare_tcp(descriptor, settings);
+    send_at_once(descriptor);
     if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) != 0 && errno != EINPROGRESS) {
         const int error = errno;
         close(descriptor);
@@ -186,9 +187,8 @@ void TcpProxy::attempt_succeeded(Connection& connection) {
     account_success(context_, *connection.service, endpoint);
     connection.stage = Stage::established;
     connection.last_activity = context_.now;
-    connection.client_leg.readable = true;  // what came while connecting waits in the socket
     if (connection.service->service().proxy_protocol != ProxyProtocol::none) send_proxy_header(connection);
-    arm(connection, idle_timeout(connection));
+    arm(connection, std::min<Duration>(keepalive_after, idle_timeout(connection)));
     forward(connection);
 }
 
@@ -281,6 +281,7 @@ void TcpProxy::timeout(Connection& connection) {
             return attempt_failed(connection, ETIMEDOUT);
         case Stage::established: {
             // The timer is not moved by each byte: it looks when it was set for, and sets itself again.
+            if (!connection.keepalive) keep_alive(connection);
             const Duration quiet = context_.now - connection.last_activity;
             const Duration allowed = idle_timeout(connection);
             if (quiet >= allowed) return end(connection, Verdict::idle_timeout, false);
@@ -289,6 +290,12 @@ void TcpProxy::timeout(Connection& connection) {
         case Stage::ended:
             return;
     }
+}
+
+void TcpProxy::keep_alive(Connection& connection) {
+    connection.keepalive = true;
+    for (const Leg* leg : {&connection.client_leg, &connection.endpoint_leg})
+        probe_when_idle(leg->descriptor, connection.service->view->settings->stream);
 }
 
 void TcpProxy::run_due() {

@@ -57,6 +57,7 @@ class TcpProxy {
     static uint8_t attempts(const Connection& connection);
     void queue(Connection& connection);
     void timeout(Connection& connection);
+    static void keep_alive(Connection& connection);
     void arm(Connection& connection, Duration delay) { timers_.arm(connection, context_.now + delay); }
     Duration idle_timeout(const Connection& connection) const { return connection.service->view->idle_timeout; }
 

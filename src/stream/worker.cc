@@ -250,6 +250,9 @@ void Worker::close_listener(Listener& listener) {
     udp_.end_sessions_of(listener, Verdict::service_removed);
     std::erase(unfinished_, &listener);
     std::erase(paused_, &listener);
+    // Closing alone would not do: while another descriptor, here or in another process, holds the socket, epoll goes on
+    // reporting it (epoll(7), Q6).
+    epoll_ctl(context_.epoll, EPOLL_CTL_DEL, listener.descriptor, nullptr);
     close(listener.descriptor);
     context_.descriptors.give_back(1);
     listener.descriptor = -1;
