@@ -128,6 +128,7 @@ class Daemon::Implementation final : public admin::View {
             log_->write(works ? LogLevel::info : LogLevel::error, message);
         });
         successor_of_another_ = static_cast<bool>(inherited_.ready_pipe);
+        share_out(inherited_.sockets, workers_of(snapshot));
         plane_ = std::make_unique<stream::Plane>(workers_of(snapshot), *log_, *store_, std::move(inherited_.sockets));
         publisher_ = std::make_unique<Publisher>(*plane_, *log_, board_, [this] { mailbox_.wake(); });
     }
@@ -136,7 +137,7 @@ class Daemon::Implementation final : public admin::View {
         const AdminSettings admin = admin_tried_ = board_.snapshot()->settings.admin;
         auto server = std::make_unique<admin::Server>(*this, *log_);
         if (const auto started = server->start(admin.address, admin.port); !started.ok())
-            return Error{started.error() + " (another one: --admin-port, ADMIN_PORT or admin.port)"};
+            return Error{started.error() + " (--admin-port, ADMIN_PORT)"};
         admin_ = std::move(server);
         admin_settings_ = admin;
         return {};
@@ -160,7 +161,7 @@ class Daemon::Implementation final : public admin::View {
             board_.note("admin", {});
             return;
         }
-        board_.note("admin", {"admin: " + started.error()});
+        board_.note("admin", {started.error()});
         log_->limited(LogLevel::error, "admin", "the admin server did not start; trying again",
                       {{"error", started.error()}});
     }
@@ -263,7 +264,7 @@ class Daemon::Implementation final : public admin::View {
         }
         log_->error("the admin server cannot move to where the configuration wants it",
                     {{"from", address_of(before)}, {"error", moved.error()}});
-        board_.note("admin", {"admin: not moved: " + moved.error()});
+        board_.note("admin", {moved.error() + "; it stays at " + address_of(before)});
         admin_ = std::move(old);
         if (!admin_) admin_retry_at_ = Clock::now() + admin_retry;
     }

@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <utility>
 
 extern char** environ;
@@ -203,6 +204,24 @@ Inherited take_inherited() {
     return inherited;
 }
 
+void share_out(std::vector<stream::ListeningSocket>& sockets, unsigned workers) {
+    std::map<std::pair<Protocol, SocketAddress>, std::vector<int>> alone;
+    for (const auto& socket : sockets)
+        if (socket_option(socket.descriptor, SO_REUSEPORT) == 0)
+            alone[{socket.protocol, socket.address}].push_back(socket.descriptor);
+    for (const auto& [place, descriptors] : alone) {
+        const auto& [protocol, address] = place;
+        if (protocol == Protocol::udp) {
+            const int on = 1;
+            ::setsockopt(descriptors.front(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
+            continue;
+        }
+        for (size_t count = descriptors.size(); count < workers; ++count)
+            if (const int copy = ::fcntl(descriptors.front(), F_DUPFD_CLOEXEC, 0); copy >= 0)
+                sockets.push_back({copy, protocol, address});
+    }
+}
+
 std::string path_of_this_program() {
     std::error_code error;
     const auto started_by = reinterpret_cast<const char*>(::getauxval(AT_EXECFN));
@@ -223,7 +242,9 @@ Result<Successor> Successor::start(const std::string& program, const std::vector
     }
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
-        return Error{fmt::format("no pipe to the new process: {}", std::strerror(errno))};
+        return Error{fmt::format(
+            "no pipe to the new process: {}; the {} listeners that it gets take as many descriptors again for a moment",
+            std::strerror(errno), listeners.size())};
     Descriptor ours(ends[0]);
     Descriptor theirs(ends[1]);
     ::fcntl(theirs.get(), F_SETFD, 0);

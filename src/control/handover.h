@@ -52,6 +52,12 @@ struct Inherited {
 // other thread runs.
 Inherited take_inherited();
 
+// The plane wants a socket for each of its workers and opens what is missing, sharing the port by SO_REUSEPORT. Sockets
+// that a service manager opened have no such option, and the kernel shares a port between sockets of one user only: of
+// a TCP listener each worker gets a duplicate instead, a UDP socket gets the option, which works where manager and
+// proxy are the same user (duplicates would spread a client's datagrams over the workers).
+void share_out(std::vector<stream::ListeningSocket>& sockets, unsigned workers);
+
 // The path this process was started by, absolute: the one a new binary is put at. /proc/self/exe alone would follow
 // a symbolic link to the old version, and says "(deleted)" once the file was replaced.
 std::string path_of_this_program();

@@ -109,6 +109,30 @@ TEST(Inherited, TheManagersSocketsAreForTheProcessItNames) {
     EXPECT_EQ(std::getenv("LISTEN_FDS"), nullptr);
 }
 
+TEST(ShareOut, EachWorkerGetsAListenerThatAManagerOpenedOnce) {
+    const Descriptor tcp = loopback_socket(SOCK_STREAM, true);
+    const Descriptor udp = loopback_socket(SOCK_DGRAM, false);
+    const Descriptor shared = loopback_socket(SOCK_STREAM, true);
+    const int on = 1;
+    ASSERT_EQ(::setsockopt(shared.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on), 0);
+    const SocketAddress a = SocketAddress::parse("127.0.0.1:1").value();
+    const SocketAddress b = SocketAddress::parse("127.0.0.1:2").value();
+    std::vector<stream::ListeningSocket> sockets{
+        {tcp.get(), Protocol::tcp, a}, {udp.get(), Protocol::udp, a}, {shared.get(), Protocol::tcp, b}};
+    share_out(sockets, 3);
+    ASSERT_EQ(sockets.size(), 5u);
+    for (size_t i = 3; i < sockets.size(); ++i) {
+        const Descriptor copy(sockets[i].descriptor);
+        EXPECT_EQ(sockets[i].protocol, Protocol::tcp);
+        EXPECT_EQ(sockets[i].address, a);
+        EXPECT_TRUE(closes_on_exec(copy.get()));
+    }
+    int shares = 0;
+    socklen_t length = sizeof shares;
+    ASSERT_EQ(::getsockopt(udp.get(), SOL_SOCKET, SO_REUSEPORT, &shares, &length), 0);
+    EXPECT_EQ(shares, 1);
+}
+
 TEST(Successor, GetsTheListenersTheArgumentsAndNothingElse) {
     Descriptor listener = loopback_socket(SOCK_STREAM, true);
     const int number = ::dup(listener.get());  // close-on-exec off, as the plane hands duplicates out
