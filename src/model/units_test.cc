@@ -81,6 +81,9 @@ TEST(Units, RefusesWhatIsNotPlainlyAQuantity) {
         EXPECT_FALSE(parse_frequency(text).ok()) << text;
     EXPECT_FALSE(parse_frequency(std::string(400, '9') + "/s").ok());
     EXPECT_FALSE(parse_rate(std::string_view("1Gbps\0", 6)).ok());
+    for (size_t zeros = 1; zeros < 300; ++zeros)
+        EXPECT_FALSE(parse_rate("0." + std::string(zeros, '0') + "1bps").ok());
+    EXPECT_EQ(parse_rate("1." + std::string(300, '0') + "bps")->bits_per_second, 1U);
 }
 
 TEST(Units, ErrorsNameTheTextAndShowOneThatWouldDo) {

@@ -135,6 +135,25 @@ TEST(RateLimit, WorksHalfAYearLater) {
     }
 }
 
+TEST(RateLimit, ManyThreadsTogetherUseUpExactlyTheBurst) {
+    constexpr int threads = 4, burst = 200'000;
+    RateLimit limit;
+    limit.configure(1, burst);
+    std::atomic<int> admitted{0}, waiting{threads};
+    std::vector<std::thread> running;
+    for (int i = 0; i < threads; ++i) {
+        running.emplace_back([&] {
+            --waiting;
+            while (waiting.load() > 0)
+                std::this_thread::yield();
+            admitted += admitted_at(limit, start, burst);
+        });
+    }
+    for (std::thread& thread : running)
+        thread.join();
+    EXPECT_EQ(admitted, burst);
+}
+
 TEST(RateLimit, ManyThreadsTogetherNeverExceedIt) {
     constexpr int threads = 4;
     constexpr double rate = 50'000, burst = 100;

@@ -64,6 +64,12 @@ TEST(Health, TheBackoffDoublesToThirtySeconds) {
         ASSERT_TRUE(health.take(now)) << backoff.count();
         EXPECT_FALSE(health.failed(now));  // it was down before
     }
+    for (int trial = 0; trial < 100; ++trial) {  // an endpoint that is gone for good
+        EXPECT_FALSE(health.usable(now + 30s - 1ms));
+        now += 30s;
+        ASSERT_TRUE(health.take(now)) << trial;
+        health.failed(now);
+    }
 }
 
 TEST(Health, ManyConnectsFailingTogetherAreOneEvent) {
