@@ -1,0 +1,198 @@
+#include "admin/client.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <thread>
+
+#include "admin/doctor.h"
+#include "admin/http_client.h"
+#include "admin/reports.h"
+#include "admin/table.h"
+#include "flow/store.h"
+
+namespace marchproxy::admin {
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int failed = 1;
+constexpr size_t most_top_rows = 40;
+
+struct Options {
+    std::string admin = "http://127.0.0.1:8081";
+    bool json = false;
+    std::string service;   // services, flows
+    unsigned limit = 100;  // flows
+    std::string sort = "start";
+    bool once = false;  // top
+    double interval_seconds = 1;
+};
+
+// What a command has to write, or why it cannot.
+using Outcome = Result<std::string>;
+using Command = std::function<Outcome(HttpClient&, const Options&)>;
+
+Json parse(const std::string& body) {
+    return Json::parse(body);
+}
+
+// An answer as it came for scripts, or as a report for people.
+Outcome fetch(HttpClient& client, const std::string& path, const Options& options, std::string (*report)(const Json&)) {
+    Result<std::string> body = client.get(path);
+    if (!body || options.json) return body;
+    return report(parse(*body));
+}
+
+Outcome services(HttpClient& client, const Options& options) {
+    if (options.service.empty()) return fetch(client, "/api/v1/services", options, services_report);
+    Result<std::string> body = client.get("/api/v1/services");
+    if (!body) return body;
+    for (const Json& service : parse(*body)) {
+        if (service.at("name") != options.service) continue;
+        return options.json ? service.dump() + '\n' : endpoints_report(service);
+    }
+    return Error{fmt::format("no service has the name {}; `services` without a name lists them", options.service)};
+}
+
+std::string percent_encoded(std::string_view text) {
+    std::string result;
+    for (char c : text)
+        result += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+    return result;
+}
+
+Outcome flows(HttpClient& client, const Options& options) {
+    std::string path = fmt::format("/api/v1/flows?limit={}&sort={}", options.limit, options.sort);
+    if (!options.service.empty()) path += "&service=" + percent_encoded(options.service);
+    return fetch(client, path, options, flows_report);
+}
+
+std::string indented(const Json& json) {
+    return json.dump(2) + '\n';
+}
+
+// Two looks, an interval apart, make a rate.
+Outcome look(HttpClient& client, const Options& options) {
+    const auto begin = std::chrono::steady_clock::now();
+    const Result<std::string> before = client.get("/api/v1/services");
+    if (!before) return Error{before.error()};
+    std::this_thread::sleep_for(std::chrono::duration<double>(options.interval_seconds));
+    const Result<std::string> after = client.get("/api/v1/services");
+    if (!after) return Error{after.error()};
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const Json found = rates(parse(*before), parse(*after), seconds);
+    return options.json ? found.dump() + '\n' : rates_report(found, most_top_rows);
+}
+
+Outcome top(HttpClient& client, const Options& options, std::ostream& out) {
+    const bool screen = isatty(STDOUT_FILENO) == 1 && !options.json && !options.once;
+    for (;;) {
+        const Outcome page = look(client, options);
+        if (!page || options.once) return page;
+        constexpr std::string_view clear = "\x1b[H\x1b[2J";
+        out << (screen ? clear : "") << *page << (screen || options.json ? "" : "\n") << std::flush;
+        if (!out) return std::string();  // whoever read it has gone
+    }
+}
+
+int finish(const Outcome& outcome, std::ostream& out, std::ostream& error) {
+    if (outcome)
+        out << *outcome << std::flush;
+    else
+        error << "marchproxy-l3l4: " << printable(outcome.error()) << std::endl;
+    return outcome ? 0 : failed;
+}
+
+Outcome run(const Command& command, const Options& options) {
+    Result<HttpClient> client = HttpClient::to(options.admin);
+    if (!client) return Error{client.error()};
+    try {
+        return command(*client, options);
+    } catch (const Json::exception& exception) {
+        return Error{
+            fmt::format("{} gave an answer that this program does not understand ({}); is it a marchproxy-l3l4 of "
+                        "another version?",
+                        options.admin, exception.what())};
+    }
+}
+
+class Commands {
+  public:
+    Commands(CLI::App& app, std::ostream& out, std::ostream& error, int& exit_status)
+        : app_(app), out_(out), error_(error), exit_status_(exit_status) {}
+
+    // The options live as long as the callback that uses them.
+    std::pair<CLI::App*, std::shared_ptr<Options>> add(const char* name, const char* about, Command command) {
+        CLI::App* added = app_.add_subcommand(name, about);
+        auto options = std::make_shared<Options>();
+        added->add_option("--admin", options->admin, "the admin API of the proxy to ask")->capture_default_str();
+        added->add_flag("--json", options->json, "the API's answer as it is, for scripts");
+        added->callback([command = std::move(command), options, &out = out_, &error = error_, &status = exit_status_] {
+            status = finish(run(command, *options), out, error);
+        });
+        return {added, options};
+    }
+
+    void add_doctor() {
+        CLI::App* added = app_.add_subcommand("doctor", "look at this machine: what holds the proxy back, what to do");
+        auto json = std::make_shared<bool>(false);
+        added->add_flag("--json", *json, "for scripts");
+        added->callback([json, &out = out_, &status = exit_status_] {
+            const std::vector<Finding> findings = examine(inspect_machine());
+            out << (*json ? findings_json(findings).dump() + '\n' : findings_report(findings)) << std::flush;
+            const bool bad = std::any_of(findings.begin(), findings.end(),
+                                         [](const Finding& finding) { return finding.state == Finding::State::bad; });
+            status = bad ? failed : 0;
+        });
+    }
+
+  private:
+    CLI::App& app_;
+    std::ostream& out_;
+    std::ostream& error_;
+    int& exit_status_;
+};
+
+}  // namespace
+
+void add_read_commands(CLI::App& app, std::ostream& out, std::ostream& error, int& exit_status) {
+    Commands commands(app, out, error, exit_status);
+    commands.add("status", "how the running proxy is", [](HttpClient& client, const Options& options) {
+        return fetch(client, "/status", options, status_report);
+    });
+    const auto [services_command, services_options] =
+        commands.add("services", "its services, or one of them with its endpoints", services);
+    services_command->add_option("name", services_options->service, "only this one");
+    commands.add("paths", "the ways to its endpoints", [](HttpClient& client, const Options& options) {
+        return fetch(client, "/api/v1/paths", options, paths_report);
+    });
+    const auto [flows_command, flows_options] =
+        commands.add("flows", "open and finished connections and sessions", flows);
+    flows_command->add_option("--service", flows_options->service, "only of this service");
+    flows_command->add_option("--limit", flows_options->limit, "at most so many")
+        ->check(CLI::Range(1, 10'000))
+        ->capture_default_str();
+    flows_command->add_option("--sort", flows_options->sort, "start: newest first; duration: longest; bytes: largest")
+        ->check(CLI::IsMember({"start", "duration", "bytes"}))
+        ->capture_default_str();
+    const auto [top_command, top_options] =
+        commands.add("top", "what its services carry, again and again",
+                     [&out](HttpClient& client, const Options& options) { return top(client, options, out); });
+    top_command->add_flag("--once", top_options->once, "one table, then the end");
+    top_command->add_option("--interval", top_options->interval_seconds, "seconds between two looks")
+        ->check(CLI::Range(0.1, 3600.0))
+        ->capture_default_str();
+    commands.add(
+        "config", "the configuration that runs, secrets left out",
+        [](HttpClient& client, const Options& options) { return fetch(client, "/api/v1/config", options, indented); });
+    commands.add_doctor();
+}
+
+}  // namespace marchproxy::admin
