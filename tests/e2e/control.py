@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Signals: SIGHUP reloads, SIGTERM drains, SIGUSR2 hands over to a new process, and the service manager is told."""
+import copy
 import os
 import re
 import shutil
@@ -162,12 +163,13 @@ class Upgrade(proxy.ProxyTest):
         return eventually(child, lambda: "a new process\n" + running.log())
 
     def replace(self, running):
-        """SIGUSR2; afterwards `running` stands for the new process."""
-        first = running.process
+        """SIGUSR2; once the new process serves, `running` stands for it, and what stands for the old one is returned."""
+        old = copy.copy(running)
         running.signal(signal.SIGUSR2)
         new = self.successor_of(running)
+        eventually(lambda: f'"process":{new},"took_over":true' in running.log(None), lambda: "it takes over\n" + running.log())
         running.adopt_successor(new)
-        return first
+        return old
 
     def test_no_connection_attempt_is_refused_and_transfers_survive(self):
         echo, server = self.keep(Echo()), self.keep(Exchange())
@@ -218,7 +220,7 @@ class Upgrade(proxy.ProxyTest):
             os.rename(binary + ".new", binary)
             inode = os.stat(binary).st_ino
             old = self.replace(running)
-            self.assertEqual(0, old.wait(10) if old.pid != running.pid and old.poll() is None else 0)
+            self.assertEqual(0, old.wait(10))
             eventually(lambda: os.stat(f"/proc/{running.pid}/exe").st_ino == inode, "the new file runs")
             running.wait_for("/readyz")
             self.assert_echo(self.connect(web))

@@ -183,7 +183,7 @@ class Proxy:
         self.admin_host = admin_host
         self.admin_port = free_port()
         self.settings = {"admin": {"address": admin_host, "port": self.admin_port}, "log": {"level": "DEBUG"},
-                         "drain_timeout": "2s", **(settings or {})}
+                         "drain_timeout": "500ms", **(settings or {})}
         self.services = services
         self.write_config()
         self.notify_socket = None
@@ -266,8 +266,9 @@ class Proxy:
         try:
             return self.wait()
         except AssertionError:
-            self.signal(signal.SIGKILL)
-            self.wait()
+            with contextlib.suppress(ProcessLookupError):
+                self.signal(signal.SIGKILL)
+                self.wait()
             raise AssertionError(f"the proxy did not end on SIGTERM\n{self.log()}") from None
 
     def remove(self):
