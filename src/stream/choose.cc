@@ -16,12 +16,15 @@ std::shared_ptr<EndpointRuntime> choose(Context& context, WorkerService& service
         if (found != view.endpoints.end() && count < tried.size())
             tried[count++] = static_cast<uint32_t>(found - view.endpoints.begin());
     }
+    uint64_t place = view.state->rotation.load(std::memory_order_relaxed);
     const routing::Question question{.client = client,
                                      .random = context.random(),
-                                     .cursor = service.cursor,
+                                     .cursor = place,
                                      .now = context.now,
                                      .tried = {tried.data(), count}};
     const std::optional<uint32_t> index = view.selector.choose(question);
+    // Two workers at the same moment may take the same turn: one endpoint more or less, once.
+    view.state->rotation.store(place, std::memory_order_relaxed);
     if (!index) return nullptr;
     const std::shared_ptr<EndpointRuntime>& endpoint = view.endpoints[*index];
     endpoint->path->slots[context.worker].decisions.add();

@@ -57,6 +57,8 @@ struct ServiceState {
 
     const std::string name;
     std::atomic<uint64_t> active{0};  // connections or sessions, over all workers
+    // Round robin's place. Shared, so that the order users see does not depend on which worker accepted.
+    std::atomic<uint64_t> rotation{0};
     qos::RateLimit new_connections;
     SourceTable sources;
     std::vector<ServiceSlot> slots;  // by worker

@@ -11,7 +11,6 @@ struct Session;
 struct WorkerService {
     ServiceViewPointer view;  // swapped by reloads, for established connections too
     unsigned worker;
-    uint64_t cursor = 0;                  // round robin's place
     Connection* connections = nullptr;    // list of this worker's
     Session* sessions = nullptr;          // the same for UDP
     TimePoint end_by = TimePoint::max();  // removed by a reload: when what is left ends
