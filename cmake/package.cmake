@@ -3,6 +3,8 @@ install(FILES README.md LICENSE CHANGELOG.md DESTINATION share/doc/marchproxy-l3
 if(EXISTS "${CMAKE_SOURCE_DIR}/examples")
   install(DIRECTORY examples DESTINATION share/doc/marchproxy-l3l4)
 endif()
+install(DIRECTORY docs/ DESTINATION share/doc/marchproxy-l3l4)
+install(FILES deploy/marchproxy-l3l4.service DESTINATION lib/systemd/system OPTIONAL)
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME marchproxy-l3l4)
 set(CPACK_PACKAGE_CONTACT "the marchproxy-l3l4 maintainers <maintainers@marchproxy.invalid>")
