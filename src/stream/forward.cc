@@ -17,8 +17,10 @@ namespace {
 constexpr size_t bulk_read = 64 << 10;
 // One direction may move this much before the worker looks at its other connections.
 constexpr size_t turn_budget = 4 << 20;
-constexpr int coalesce_bytes = 256 << 10;
-constexpr auto coalesce_delay = std::chrono::microseconds(100);
+// Only transfers this long coalesce: the last bytes of a shorter one must not wait.
+constexpr uint64_t coalesce_after = 1 << 20;
+constexpr int coalesce_bytes = 512 << 10;
+constexpr auto coalesce_delay = std::chrono::microseconds(250);
 // A bulk direction that found nothing this many times gives its pipe back.
 constexpr uint8_t idle_turns_to_leave = 3;
 
@@ -140,6 +142,7 @@ Forwarder::Moved Forwarder::splice_turn(Direction& direction, Leg& source, Leg& 
     if (got < 0) return would_block() ? Moved::drained : errno == EINTR ? Moved::some : Moved::source_failed;
     amount = static_cast<size_t>(got);
     bulk.in_pipe += amount;
+    bulk.moved += amount;
     return flush_pipe(direction, sink);
 }
 
@@ -217,7 +220,7 @@ void Forwarder::end_bulk(Direction& direction) {
 
 void Forwarder::coalesce(Direction& direction, const Leg& source, TimePoint now) {
     Bulk& bulk = *direction.bulk;
-    if (!bulk.low_water_set) {
+    if (!bulk.low_water_set && bulk.moved >= coalesce_after) {
         set_low_water(source.descriptor, coalesce_bytes);
         bulk.low_water_set = true;
     }

@@ -60,6 +60,7 @@ struct Bulk {
     bool up;  // client to endpoint
     Pipe pipe;
     size_t in_pipe = 0;
+    uint64_t moved = 0;  // since it began to splice
     bool low_water_set = false;
     bool waiting = false;  // in the coalescing queue
     TimePoint due{};       // when it is to be read, however little has come
