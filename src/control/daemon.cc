@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -456,12 +457,19 @@ class Daemon::Implementation final : public admin::View {
     bool finished_ = false;
 };
 
-Daemon::Daemon(DaemonOptions options) : implementation_(std::make_unique<Implementation>(std::move(options))) {}
-
-Daemon::~Daemon() = default;
+Daemon::Daemon(DaemonOptions options) : options_(std::move(options)) {}
 
 int Daemon::run() {
-    return implementation_->run();
+    try {
+        return Implementation(options_).run();
+    } catch (const std::exception& failure) {
+        // What parts cannot be without (descriptors, threads, memory) they take in their constructors, which throw.
+        print_failure(
+            fmt::format("{}; see `ulimit -a` (LimitNOFILE=, TasksMax= and MemoryMax= in a unit) for what the "
+                        "process may have of open files, processes and memory",
+                        failure.what()));
+        return 1;
+    }
 }
 
 }  // namespace marchproxy::control

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,9 +24,6 @@ struct DaemonOptions {
 class Daemon {
   public:
     explicit Daemon(DaemonOptions options);
-    ~Daemon();
-    Daemon(const Daemon&) = delete;
-    Daemon& operator=(const Daemon&) = delete;
 
     // The process's life. Returns its exit status: 0 drained, 1 it could not start, 2 the configuration is wrong.
     // Call once, from the main thread, before any other thread exists: it blocks the signals above.
@@ -35,7 +31,7 @@ class Daemon {
 
   private:
     class Implementation;
-    std::unique_ptr<Implementation> implementation_;
+    const DaemonOptions options_;
 };
 
 }  // namespace marchproxy::control

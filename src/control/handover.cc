@@ -159,15 +159,6 @@ std::string ending_in_words(int status) {
 
 }  // namespace
 
-int Descriptor::release() {
-    return std::exchange(number_, -1);
-}
-
-void Descriptor::reset(int number) {
-    if (number_ >= 0) ::close(number_);
-    number_ = number;
-}
-
 std::string format_numbers(std::vector<int> numbers) {
     std::sort(numbers.begin(), numbers.end());
     std::string text;

@@ -12,31 +12,11 @@
 #include <string_view>
 #include <vector>
 
+#include "control/descriptor.h"
 #include "model/result.h"
 #include "stream/plane.h"
 
 namespace marchproxy::control {
-
-// Closes itself; -1 is none.
-class Descriptor {
-  public:
-    Descriptor() = default;
-    explicit Descriptor(int number) : number_(number) {}
-    Descriptor(Descriptor&& other) noexcept : number_(other.release()) {}
-    Descriptor& operator=(Descriptor&& other) noexcept {
-        reset(other.release());
-        return *this;
-    }
-    ~Descriptor() { reset(); }
-
-    int get() const { return number_; }
-    explicit operator bool() const { return number_ >= 0; }
-    int release();
-    void reset(int number = -1);
-
-  private:
-    int number_ = -1;
-};
 
 // "3-6,9": ten thousand services' sockets have to fit into one environment variable.
 std::string format_numbers(std::vector<int> numbers);

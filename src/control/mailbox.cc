@@ -7,7 +7,7 @@
 
 namespace marchproxy::control {
 
-Mailbox::Mailbox() : wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+Mailbox::Mailbox() : wake_(Descriptor::required(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {}
 
 void Mailbox::wake() {
     const uint64_t one = 1;

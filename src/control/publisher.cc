@@ -40,8 +40,7 @@ Result<void> Publisher::publish(Snapshot next) {
     const auto applied = plane_.apply(snapshot, resolution);
     if (!applied.ok()) {
         resolver_.retain(running ? names_of(*running) : std::set<HostPort>{});
-        if (!needs_demo) return applied;
-        return Error{applied.error() + " (the default service's port: --listen-port, LISTEN_PORT or listen.port)"};
+        return applied;
     }
     resolver_.retain(names);
     applied_ = std::move(resolution);

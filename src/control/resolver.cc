@@ -18,6 +18,7 @@
 #include <tuple>
 #include <utility>
 
+#include "control/descriptor.h"
 #include "control/hosts.h"
 
 namespace marchproxy::control {
@@ -78,7 +79,7 @@ class Resolver::Worker {
           changed_(std::move(changed)),
           options_(std::move(options)),
           hosts_file_(options_.hosts_file),
-          wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+          wake_(Descriptor::required(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {
         ::ares_library_init(ARES_LIB_INIT_ALL);
         thread_ = std::thread([this] { run(); });
     }
@@ -90,7 +91,6 @@ class Resolver::Worker {
         }
         wake();
         thread_.join();
-        ::close(wake_);
         ::ares_library_cleanup();
     }
 
@@ -152,7 +152,7 @@ class Resolver::Worker {
 
     void wake() {
         const uint64_t one = 1;
-        [[maybe_unused]] const ssize_t written = ::write(wake_, &one, sizeof one);  // full: it is awake already
+        [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof one);  // full: it is awake already
     }
 
     void run() {
@@ -317,13 +317,13 @@ class Resolver::Worker {
 
     // Sleeps until a socket, a due name, one of c-ares' own timeouts or wake().
     void wait() {
-        std::vector<pollfd> descriptors{{wake_, POLLIN, 0}};
+        std::vector<pollfd> descriptors{{wake_.get(), POLLIN, 0}};
         for (const auto& [socket, events] : sockets_)
             descriptors.push_back({socket, events, 0});
         const timespec timeout = time_to_wait();
         const int ready = ::ppoll(descriptors.data(), descriptors.size(), &timeout, nullptr);
         uint64_t count = 0;
-        [[maybe_unused]] const ssize_t drained = ::read(wake_, &count, sizeof count);
+        [[maybe_unused]] const ssize_t drained = ::read(wake_.get(), &count, sizeof count);
         if (channel_ == nullptr) return;
         if (ready > 0)
             for (size_t i = 1; i < descriptors.size(); ++i) {
@@ -371,7 +371,7 @@ class Resolver::Worker {
     std::map<std::string, Host> hosts_;                     // every host of names_
     std::set<std::pair<TimePoint, std::string>> schedule_;  // hosts that are not being asked for
 
-    const int wake_;
+    const Descriptor wake_;
     std::thread thread_;
 };
 

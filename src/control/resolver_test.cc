@@ -151,6 +151,11 @@ class ResolverTest : public testing::Test {
             if (resolver->current()[name] == addresses) return true;
         return false;
     }
+    bool told_of(int count) {
+        for (const TimePoint end = Clock::now() + seconds(5); changes < count && Clock::now() < end;)
+            std::this_thread::sleep_for(milliseconds(5));
+        return changes == count;
+    }
     std::string logged() {
         const std::lock_guard lock(mutex);
         return lines;
@@ -179,7 +184,7 @@ TEST_F(ResolverTest, GivesBothFamiliesSortedWithoutDuplicates) {
     EXPECT_EQ(resolution.at(web), at({"10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"}));
     EXPECT_EQ(resolution.at(tls).size(), 3u);
     EXPECT_EQ(resolution.size(), 2u) << "literals need no entry";
-    EXPECT_EQ(changes, 1);
+    EXPECT_TRUE(told_of(1));
 }
 
 TEST_F(ResolverTest, AsksAgainWhenTheTtlIsOverAndTellsOnlyOfChanges) {
@@ -193,7 +198,7 @@ TEST_F(ResolverTest, AsksAgainWhenTheTtlIsOverAndTellsOnlyOfChanges) {
 
     dns.set("web.test", {"10.0.0.9"}, 0);
     EXPECT_TRUE(becomes(web, at({"10.0.0.9:80"})));
-    EXPECT_EQ(changes, 2);
+    EXPECT_TRUE(told_of(2));
 }
 
 TEST_F(ResolverTest, LeavesAnAnswerAloneWhileItsTtlRuns) {

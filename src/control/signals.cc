@@ -12,11 +12,7 @@ Signals::Signals() {
         ::sigaddset(&handled, signal);
     ::pthread_sigmask(SIG_BLOCK, &handled, &before_);
     ::signal(SIGPIPE, SIG_IGN);
-    descriptor_.reset(::signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK));
-}
-
-Signals::~Signals() {
-    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    descriptor_ = Descriptor::required(::signalfd(-1, &handled, SFD_CLOEXEC | SFD_NONBLOCK), "signalfd");
 }
 
 std::optional<int> Signals::next() {

@@ -6,14 +6,15 @@
 
 #include <optional>
 
-#include "control/handover.h"
+#include "control/descriptor.h"
 
 namespace marchproxy::control {
 
 class Signals {
   public:
-    Signals();   // blocks SIGHUP, SIGTERM, SIGINT and SIGUSR2; ignores SIGPIPE
-    ~Signals();  // the mask as it was
+    // Blocks SIGHUP, SIGTERM, SIGINT and SIGUSR2 and ignores SIGPIPE, until the process is gone: one that comes while
+    // it ends must not end it with another status.
+    Signals();
     Signals(const Signals&) = delete;
     Signals& operator=(const Signals&) = delete;
 
