@@ -111,6 +111,7 @@ inline std::optional<Words> read_words(Node& node, const std::string& path, cons
 template <class M>
 struct Shape {  // of a plain member
     using Value = M;
+    static constexpr bool list = false;
     static std::string type(const Form<Value>& form) { return form.type; }
     static std::string text(const M& member) { return Codec<Value>::text(member); }
     static std::optional<nlohmann::json> print(const M& member) { return Codec<Value>::print(member); }
@@ -130,6 +131,7 @@ inline std::optional<nlohmann::json> Shape<DirectedRate>::print(const DirectedRa
 template <class T>
 struct Shape<std::optional<T>> {
     using Value = T;
+    static constexpr bool list = false;
     static std::string type(const Form<T>& form) { return form.type; }
     static std::string text(const std::optional<T>& member) { return member ? Codec<T>::text(*member) : "none"; }
     static std::optional<nlohmann::json> print(const std::optional<T>& member) {
@@ -146,6 +148,7 @@ struct Shape<std::optional<T>> {
 template <class T>
 struct Shape<std::vector<T>> {
     using Value = T;
+    static constexpr bool list = true;
     static std::string type(const Form<T>& form) { return "list of " + form.type; }
     static std::string text(const std::vector<T>& member) {
         std::string all;
@@ -170,6 +173,7 @@ struct Shape<std::vector<T>> {
 template <>
 struct Shape<Words> {
     using Value = std::string;
+    static constexpr bool list = false;
     static std::string type(const Form<Value>&) { return "map of text"; }
     static std::string text(const Words&) { return "{}"; }
     static std::optional<nlohmann::json> print(const Words& member) {

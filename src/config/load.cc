@@ -10,7 +10,7 @@ namespace marchproxy::config {
 namespace {
 
 Loaded finish(Node root, const Sources& sources, Problems& problems) {
-    const Tables tables;
+    const Tables& tables = Tables::constant();
     root.kind = Node::Kind::map;  // no file, or none that could be read: the rest can still be checked
     overlay(root, sources, tables, problems);
     Loaded loaded;

@@ -5,13 +5,12 @@
 namespace marchproxy::config {
 
 std::vector<Option> options() {
-    return Tables().options();
+    return Tables::constant().options();
 }
 
 std::vector<std::string> restart_needed(const Snapshot& running, const Snapshot& next) {
     std::vector<std::string> keys;
-    const Tables tables;
-    for (const Row<Snapshot>& row : tables.of<Snapshot>().rows)
+    for (const Row<Snapshot>& row : Tables::constant().of<Snapshot>().rows)
         if (row.option.reload == Reload::restart && !row.equal(running, next)) keys.emplace_back(row.name);
     return keys;
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <span>
 #include <unordered_map>
 #include <utility>
 
@@ -62,12 +63,10 @@ std::vector<Step> steps_of(std::string_view key, const std::vector<size_t>& elem
 // Kubernetes tells every container where the services of its namespace are, in variables named after them; one called
 // "marchproxy" would otherwise keep the proxy from starting (kubernetes.io, "Accessing the Service": Docker links).
 bool is_service_link(std::string_view name, std::string_view value) {
-    const bool names_service =
-        name.find("_SERVICE_HOST") != std::string_view::npos || name.find("_SERVICE_PORT") != std::string_view::npos;
-    const bool names_port = name.ends_with("_PORT") || name.find("_PORT_") != std::string_view::npos;
+    if (name.find("__") != std::string_view::npos) return false;  // ours
+    const auto has = [name](std::string_view part) { return name.find(part) != std::string_view::npos; };
     const bool is_url = value.starts_with("tcp://") || value.starts_with("udp://") || value.starts_with("sctp://");
-    const bool is_part = name.ends_with("_ADDR") || name.ends_with("_PROTO") || name.ends_with("_PORT");
-    return names_service || (names_port && (is_url || (is_part && name.find("__") == std::string_view::npos)));
+    return has("_SERVICE_HOST") || has("_SERVICE_PORT") || has("_PORT_") || (name.ends_with("_PORT") && is_url);
 }
 
 class Overlay {
@@ -122,20 +121,15 @@ class Overlay {
 
   private:
     void read_long_name(const std::string& name, const std::string& text, std::vector<Override>& overrides) {
-        std::string pattern = name;
-        std::vector<size_t> elements;
         const std::vector<std::string_view> parts = split(name, "__");
-        for (size_t i = 1; i < parts.size(); ++i) {
+        std::string pattern(parts.front());
+        std::vector<size_t> elements;
+        for (const std::string_view part : std::span(parts).subspan(1)) {
             size_t element = 0;
-            const auto [end, error] = std::from_chars(parts[i].data(), parts[i].data() + parts[i].size(), element);
-            if (error == std::errc{} && end == parts[i].data() + parts[i].size()) elements.push_back(element);
-        }
-        if (!elements.empty()) {
-            pattern = parts.front();
-            for (size_t i = 1; i < parts.size(); ++i) {
-                const bool number = !parts[i].empty() && parts[i].find_first_not_of("0123456789") == std::string::npos;
-                pattern += "__" + (number ? "N" : std::string(parts[i]));
-            }
+            const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), element);
+            const bool number = error == std::errc{} && end == part.data() + part.size();
+            if (number) elements.push_back(element);
+            pattern += fmt::format("__{}", number ? "N" : part);
         }
         const auto found = by_variable_.find(pattern);
         const bool known = found != by_variable_.end();

@@ -7,7 +7,7 @@
 namespace marchproxy::config {
 
 nlohmann::json to_json(const Snapshot& snapshot) {
-    return print_object(snapshot, Tables());
+    return print_object(snapshot, Tables::constant());
 }
 
 }  // namespace marchproxy::config

@@ -51,8 +51,7 @@ Row<Object> option_row(std::string_view name, Member member, const Range& range,
     row.option.type = S::type(form);
     row.option.range = form.range;
     row.option.boolean = std::is_same_v<M, bool>;
-    row.option.list = !std::is_same_v<S, Shape<Words>> && !std::is_same_v<M, typename S::Value> &&
-                      !std::is_same_v<M, std::optional<typename S::Value>>;
+    row.option.list = S::list;
     const Object standard;
     const M* const value = member(standard);
     row.option.default_text = value ? S::text(*value) : "none";
@@ -204,6 +203,11 @@ Tables::Tables() {
 #undef OPTION_IN
 #undef OPTION
     std::apply([](auto&... table) { (index(table), ...); }, tables_);
+}
+
+const Tables& Tables::constant() {
+    static const Tables tables;
+    return tables;
 }
 
 std::string join(std::string_view path, std::string_view key) {

@@ -52,7 +52,9 @@ struct Table {
 
 class Tables {
   public:
-    Tables();
+    // The one there is: a constant, made at its first use because a constant expression cannot hold it.
+    static const Tables& constant();
+
     Tables(const Tables&) = delete;  // entries point into rows
     Tables& operator=(const Tables&) = delete;
 
@@ -63,6 +65,8 @@ class Tables {
     const std::vector<Option>& options() const { return options_; }
 
   private:
+    Tables();
+
     std::tuple<Table<Snapshot>, Table<Path>, Table<Service>, Table<Endpoint>, Table<CustomMetric>> tables_;
     std::vector<Option> options_;
 };
