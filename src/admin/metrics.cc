@@ -1,5 +1,6 @@
 #include "admin/metrics.h"
 
+#include <algorithm>
 #include <numeric>
 #include <string>
 #include <unordered_map>
@@ -19,6 +20,12 @@ bool observed(const HistogramValues& values) {
     return std::accumulate(values.counts.begin(), values.counts.end(), uint64_t{0}) > 0;
 }
 
+// Where every endpoint has a path, the path "" stands for connections that found no endpoint: none, as a rule.
+bool untouched(const stream::PathCounters& path) {
+    return path.path.empty() && path.decisions == 0 &&
+           std::all_of(path.ended.begin(), path.ended.end(), [](uint64_t count) { return count == 0; });
+}
+
 void fill_path_of_service(MetricSet& set, const stream::ServiceStatus& service, const stream::PathCounters& path,
                           std::string_view policy) {
     for (size_t i = 0; i < verdict_count; ++i) {
@@ -36,6 +43,7 @@ void fill_path_of_service(MetricSet& set, const stream::ServiceStatus& service, 
 void fill_service(MetricSet& set, const stream::ServiceStatus& service, std::string_view policy) {
     set.add(Metric::marchproxy_active_connections, {service.name}, service.active_connections);
     set.add(Metric::marchproxy_flows, {service.name}, service.active_connections);
+    set.add(Metric::marchproxy_failovers_total, {service.name}, service.failovers);
     if (observed(service.duration))
         set.add(Metric::marchproxy_connection_duration_seconds, {service.name}, service.duration);
     if (service.protocol == Protocol::udp) {
@@ -46,8 +54,9 @@ void fill_service(MetricSet& set, const stream::ServiceStatus& service, std::str
         if (service.dropped[i] == 0) continue;
         set.add(Metric::marchproxy_dropped_total, {service.name, "stream", verdict_texts[i].name}, service.dropped[i]);
     }
-    for (const stream::PathCounters& path : service.paths)
-        fill_path_of_service(set, service, path, policy);
+    for (const stream::PathCounters& path : service.paths) {
+        if (service.paths.size() == 1 || !untouched(path)) fill_path_of_service(set, service, path, policy);
+    }
 }
 
 // A name may resolve to several addresses: one series then, up when one of them is.

@@ -265,7 +265,9 @@ TEST_F(ServerTest, ExposesMetricsInTheFormatAskedFor) {
     telemetry::Histogram latency;
     latency.observe(2ms);
     web.paths[0].connect_latency = latency.values();
+    web.paths.push_back({.path = ""});
     const auto text = get("/metrics");
+    EXPECT_THAT(text->body, Not(HasSubstr("path=\"\""))) << "every endpoint has a path and nothing went without";
     EXPECT_EQ(text->get_header_value("Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
     for (const char* line : {
              "marchproxy_active_connections{service=\"web\"} 2\n",
