@@ -35,7 +35,10 @@ bool TcpProxy::classify(Connection& connection) {
         return false;
     }
     connection.client_leg.readable = true;  // payload may stand behind the header, and raises no edge of its own
-    if (header.addressed) connection.client = header.source;
+    if (header.addressed) {
+        connection.client = header.source;
+        connection.asked = header.destination;
+    }
     return true;
 }
 

@@ -34,6 +34,7 @@ struct Connection : Timer {  // the timer: header, connect or idle timeout, as t
     TimePoint started, last_activity;
     TimePoint attempt_started;
     SocketAddress client;  // as the PROXY header says, where one is accepted
+    SocketAddress asked;   // the address that the client connected to, where a PROXY header said it; else port 0
     Leg client_leg, endpoint_leg;
     Admission admission;
     Stage stage = Stage::header;

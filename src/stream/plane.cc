@@ -316,6 +316,7 @@ void Plane::Implementation::add_counters(const ServiceState& state, ServiceStatu
     for (const ServiceSlot& slot : state.slots) {
         for (size_t i = 0; i < verdict_count; ++i)
             status.dropped[i] += slot.dropped[i].get();
+        status.failovers += slot.failovers.get();
         status.received_datagrams += slot.received_datagrams.get();
         status.sent_datagrams += slot.sent_datagrams.get();
         status.duration += slot.duration.values();

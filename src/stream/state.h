@@ -32,6 +32,7 @@ struct alignas(64) PathSlot {
 // One worker's counters of one service.
 struct alignas(64) ServiceSlot {
     std::array<Counter, verdict_count> dropped;
+    Counter failovers;
     Counter received_datagrams, sent_datagrams;
     Histogram duration;
 };

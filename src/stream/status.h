@@ -40,6 +40,7 @@ struct ServiceStatus {
     std::string plane_reason;
     bool listening = false;  // false: removed by a reload, or draining; it may still have connections
     uint64_t active_connections = 0;
+    uint64_t failovers = 0;                               // connections that another endpoint took after one had not
     uint64_t received_datagrams = 0, sent_datagrams = 0;  // UDP
     std::array<uint64_t, verdict_count> dropped{};        // refused at admission, or datagrams not carried on
     telemetry::HistogramValues duration;

@@ -185,6 +185,7 @@ void TcpProxy::attempt_succeeded(Connection& connection) {
     EndpointRuntime& endpoint = *connection.endpoint;
     endpoint.path->slots[context_.worker].connect_latency.observe(context_.now - connection.attempt_started);
     account_success(context_, *connection.service, endpoint);
+    if (connection.failed) connection.service->slot().failovers.add();
     connection.stage = Stage::established;
     connection.last_activity = context_.now;
     if (connection.service->service().proxy_protocol != ProxyProtocol::none) send_proxy_header(connection);
@@ -193,10 +194,11 @@ void TcpProxy::attempt_succeeded(Connection& connection) {
 }
 
 void TcpProxy::send_proxy_header(Connection& connection) {
+    SocketAddress asked = connection.asked;
     sockaddr_storage storage;
     socklen_t size = sizeof storage;
-    SocketAddress asked;  // the address that the client connected to
-    if (getsockname(connection.client_leg.descriptor, reinterpret_cast<sockaddr*>(&storage), &size) == 0)
+    if (asked.port == 0 &&
+        getsockname(connection.client_leg.descriptor, reinterpret_cast<sockaddr*>(&storage), &size) == 0)
         asked = SocketAddress::from(storage);
     const EncodedProxyHeader header =
         encode_proxy_header(connection.service->service().proxy_protocol, Protocol::tcp, connection.client, asked);
