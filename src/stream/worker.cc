@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <future>
 #include <random>
 #include <system_error>
 
@@ -162,10 +161,7 @@ void Worker::run_on(const std::function<void()>& task) {
     std::promise<void> done;
     {
         std::lock_guard lock(tasks_mutex_);
-        tasks_.push_back([&] {
-            task();
-            done.set_value();
-        });
+        tasks_.push_back({&task, &done});
     }
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = write(mailbox_, &one, sizeof one);  // an eventfd refuses only overflow
@@ -176,18 +172,20 @@ void Worker::read_mailbox() {
     mail_ = false;
     uint64_t count;
     [[maybe_unused]] const ssize_t got = read(mailbox_, &count, sizeof count);
-    std::vector<std::function<void()>> tasks;
+    std::vector<Task> tasks;
     {
         std::lock_guard lock(tasks_mutex_);
         tasks.swap(tasks_);
     }
-    for (const auto& task : tasks)
-        task();
-    // What the tasks ended must not wait for the next event.
+    for (const Task& task : tasks)
+        (*task.work)();
+    // Before anybody is told: what the tasks ended is freed, recorded and no longer counted.
     tcp_.end_turn();
     udp_.end_turn();
     if (!context_.finished.empty()) flows_.finished(context_.finished);
     active_.store(tcp_.active() + udp_.active(), std::memory_order_relaxed);
+    for (const Task& task : tasks)
+        task.done->set_value();
 }
 
 WorkerService& Worker::service_of(const ServiceViewPointer& view) {

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -86,7 +87,11 @@ class Worker {
     bool mail_ = false;
 
     std::mutex tasks_mutex_;
-    std::vector<std::function<void()>> tasks_;
+    struct Task {
+        const std::function<void()>* work;  // the waiting thread's
+        std::promise<void>* done;
+    };
+    std::vector<Task> tasks_;
     std::atomic<bool> stopping_{false};
 
     telemetry::Counter turns_, handled_;
