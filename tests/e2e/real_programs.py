@@ -7,9 +7,9 @@ import socket
 import subprocess
 import time
 import unittest
+from pathlib import Path
 
 import proxy
-from pathlib import Path
 from peers import Behaving, Recorder
 from proxy import address_of, eventually, free_port, requires, service
 
