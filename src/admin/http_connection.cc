@@ -120,8 +120,15 @@ ssize_t HttpConnection::receive(char* target, size_t size, TimePoint until) {
 bool HttpConnection::is_readable() const {
     return read_ < buffer_.size() || wait_for(POLLIN, Clock::now());
 }
+
+// Who reads an event stream never closes only its half: without this its place would be held for two more events.
+bool HttpConnection::peer_left() const {
+    char byte = 0;
+    return recv(socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 bool HttpConnection::is_writable() const {
-    return wait_for(POLLOUT, Clock::now());
+    return !(endless_ && peer_left()) && wait_for(POLLOUT, Clock::now());
 }
 
 ssize_t HttpConnection::read(char* target, size_t size) {

@@ -460,6 +460,14 @@ TEST_F(ServerTest, SurvivesGarbage) {
     EXPECT_EQ(get("/healthz")->status, 200);
 }
 
+TEST_F(ServerTest, GivesTheWholeAnswerToWhoAsksForManyParts) {
+    for (const char* range : {"bytes=0-1", "bytes=0-,0-,0-,0-"}) {
+        const auto answer = get("/status", {{"Range", range}});
+        EXPECT_EQ(answer->status, 200);
+        EXPECT_TRUE(json::accept(answer->body));
+    }
+}
+
 TEST_F(ServerTest, RefusesAHeadWithoutEnd) {
     RawClient many(server.port());
     std::string head = "GET / HTTP/1.1\r\n";
