@@ -20,7 +20,10 @@ constexpr size_t turn_budget = 4 << 20;
 // Only transfers this long coalesce: the last bytes of a shorter one must not wait.
 constexpr uint64_t coalesce_after = 1 << 20;
 constexpr int coalesce_bytes = 512 << 10;
-constexpr auto coalesce_delay = std::chrono::microseconds(250);
+// The delay grows with the number of directions that share the worker, since each brings the less the more there are.
+constexpr auto coalesce_delay_each = std::chrono::microseconds(100);
+constexpr auto shortest_coalesce_delay = std::chrono::microseconds(250);
+constexpr auto longest_coalesce_delay = std::chrono::microseconds(2000);
 // A bulk direction that found nothing this many times gives its pipe back.
 constexpr uint8_t idle_turns_to_leave = 3;
 
@@ -224,7 +227,8 @@ void Forwarder::coalesce(Direction& direction, const Leg& source, TimePoint now)
         set_low_water(source.descriptor, coalesce_bytes);
         bulk.low_water_set = true;
     }
-    bulk.due = now + coalesce_delay;
+    bulk.due =
+        now + std::clamp<Duration>(coalesce_delay_each * bulk_count_, shortest_coalesce_delay, longest_coalesce_delay);
     if (bulk.waiting) return;
     bulk.waiting = true;
     waiting_.push_back({bulk.due, &bulk});

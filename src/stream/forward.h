@@ -4,8 +4,8 @@
 // that fills it moves on to splice(2): a borrowed pipe passes page references from socket to socket. Measured
 // (docs/decisions/0001-copy-and-splice.md): the copy wins below some 64 KiB a turn, the splice halves the CPU above.
 //
-// A bulk direction also coalesces: it asks the kernel to wake it only for `coalesce_bytes` (SO_RCVLOWAT) or after
-// `coalesce_delay`, whichever is first, so that the worker moves much at a time and sleeps in between.
+// A long transfer also coalesces: it asks the kernel to wake it only for `coalesce_bytes` (SO_RCVLOWAT) or after a
+// delay, whichever is first, so that the worker moves much at a time and sleeps in between.
 //
 // Single thread: a worker's.
 #pragma once
@@ -125,7 +125,7 @@ class Forwarder {
     ForwardMethod method_;
     std::byte* buffer_ = nullptr;
     size_t buffer_size_ = 0;
-    std::deque<Waiting> waiting_;  // nearly in order of `due`, since every delay is the same
+    std::deque<Waiting> waiting_;  // nearly in order of `due`: the front may hold up others by 2 ms
     uint64_t bulk_count_ = 0;
     uint64_t spilled_ = 0;
 };
