@@ -169,9 +169,8 @@ void HttpConnection::get_local_ip_and_port(std::string& ip, int& port) const {
     port = address.port;
 }
 
-// Only asked to compare it with FD_SETSIZE, which does not matter here.
 socket_t HttpConnection::socket() const {
-    return 0;
+    return socket_;
 }
 
 }  // namespace marchproxy::admin

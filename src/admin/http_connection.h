@@ -1,7 +1,6 @@
 // One HTTP connection as cpp-httplib's request processing sees it. The head is read whole and bounded before the
 // library sees a byte of it, because the library (0.11) bounds neither the number of header lines nor the time they
-// take, and matches a Range header with a backtracking regular expression. Sockets are polled, not selected: a proxy's
-// descriptors soon exceed FD_SETSIZE, where the library gives up.
+// take, and answers a Range header with as many copies of the body as it names.
 //
 // One thread at a time.
 #pragma once
