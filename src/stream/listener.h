@@ -14,7 +14,6 @@ struct Listener {
     WorkerService* service = nullptr;
     Protocol protocol = Protocol::tcp;
     SocketAddress address;
-    bool gro = false;          // UDP: the kernel hands over runs of datagrams
     bool any_address = false;  // UDP: bound to all addresses, so replies must name the one that was asked
 };
 

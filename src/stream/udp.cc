@@ -39,10 +39,10 @@ UdpProxy::~UdpProxy() {
 
 // --- client to endpoint --------------------------------------------------------------------------------------------
 
-bool UdpProxy::receive(Listener& listener) {
+void UdpProxy::receive(Listener& listener) {
     if (!batch_) batch_ = std::make_unique<DatagramBatch>();
     const int got = batch_->receive(listener.descriptor);
-    if (got <= 0) return false;
+    if (got <= 0) return;
     uint64_t datagrams = 0;
     for (int i = 0; i < got; ++i) {
         Datagram& datagram = (*batch_)[i];
@@ -58,7 +58,6 @@ bool UdpProxy::receive(Listener& listener) {
         session->chain = {};
     }
     touched_.clear();
-    return got == DatagramBatch::capacity;
 }
 
 Session* UdpProxy::find_or_begin(Listener& listener, const Datagram& datagram) {
@@ -138,15 +137,15 @@ void UdpProxy::send_up(Session& session) {
 
 // --- endpoint to client --------------------------------------------------------------------------------------------
 
-bool UdpProxy::receive(Session& session) {
-    if (session.ended) return false;
+void UdpProxy::receive(Session& session) {
+    if (session.ended) return;
     if (!batch_) batch_ = std::make_unique<DatagramBatch>();
     const int got = batch_->receive(session.descriptor);
     if (got < 0) {
         endpoint_failed(session, -got);
-        return false;
+        return;
     }
-    if (got == 0) return false;
+    if (got == 0) return;
     Chain chain;
     for (int i = 0; i < got; ++i)
         batch_->append(chain, i);
@@ -163,7 +162,6 @@ bool UdpProxy::receive(Session& session) {
     session.endpoint->path->slots[context_.worker].sent_bytes.add(result.bytes);
     session.service->slot().sent_datagrams.add(result.datagrams);
     count_unsent(session, result);
-    return got == DatagramBatch::capacity;
 }
 
 void UdpProxy::count_unsent(Session& session, const SendResult& result) {

@@ -42,9 +42,9 @@ class UdpProxy {
     explicit UdpProxy(Context& context);
     ~UdpProxy();  // no session may be left
 
-    // From the loop; both return true when there may be more to read.
-    bool receive(Listener& listener);
-    bool receive(Session& session);
+    // From the loop: one batch; the sockets are level-triggered, so what is left comes again.
+    void receive(Listener& listener);
+    void receive(Session& session);
     void run_due();
     void end_turn();
     TimePoint next_due() const { return timers_.next_expiry().value_or(TimePoint::max()); }

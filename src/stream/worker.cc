@@ -141,12 +141,17 @@ void Worker::accept_again() {
         accept(*listener);
 }
 
-void Worker::finish_turn() {
+// What ended is freed, recorded and no longer counted.
+void Worker::settle() {
     tcp_.end_turn();
     udp_.end_turn();
     if (!context_.finished.empty()) flows_.finished(context_.finished);
-    turns_.add();
     active_.store(tcp_.active() + udp_.active(), std::memory_order_relaxed);
+}
+
+void Worker::finish_turn() {
+    settle();
+    turns_.add();
     bulk_.store(tcp_.forwarder().bulk_directions(), std::memory_order_relaxed);
     memory_.store(tcp_.active() * sizeof(Connection) + udp_.active() * sizeof(Session) +
                       tcp_.forwarder().spilled_bytes() + tcp_.forwarder().buffer_size(),
@@ -179,11 +184,7 @@ void Worker::read_mailbox() {
     }
     for (const Task& task : tasks)
         (*task.work)();
-    // Before anybody is told: what the tasks ended is freed, recorded and no longer counted.
-    tcp_.end_turn();
-    udp_.end_turn();
-    if (!context_.finished.empty()) flows_.finished(context_.finished);
-    active_.store(tcp_.active() + udp_.active(), std::memory_order_relaxed);
+    settle();  // before anybody is told
     for (const Task& task : tasks)
         task.done->set_value();
 }

@@ -62,6 +62,7 @@ class Worker {
     void accept(Listener& listener);
     void accept_again();
     void end_removed_services();
+    void settle();
     void finish_turn();
     TimePoint next_due() const;
 
