@@ -377,8 +377,7 @@ class Daemon::Implementation final : public admin::View {
             log_->warn("SIGUSR2 ignored", {{"why", successor_ ? "a new process is starting already" : "draining"}});
             return;
         }
-        auto started =
-            Successor::start(program_, options_.arguments, plane_->duplicate_listeners(), signals_.mask_before());
+        auto started = Successor::start(program_, options_.arguments, plane_->listeners(), signals_.mask_before());
         if (!started.ok()) {
             upgrade_failed(started.error());
             return;

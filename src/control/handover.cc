@@ -134,9 +134,14 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
     return result;
 }
 
-// Zero, or the errno for which `program` could not be started.
+// Zero, or the errno for which `program` could not be started. It gets the `descriptors`, close-on-exec here, under the
+// same numbers: duplicated onto itself, a descriptor loses the mark in the new process alone (posix_spawn(3), adddup2).
 int spawn(pid_t& process, const std::string& program, std::vector<std::string> arguments,
-          std::vector<std::string> environment, const sigset_t& signal_mask) {
+          std::vector<std::string> environment, const std::vector<int>& descriptors, const sigset_t& signal_mask) {
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    for (const int descriptor : descriptors)
+        ::posix_spawn_file_actions_adddup2(&actions, descriptor, descriptor);
     posix_spawnattr_t attributes;
     ::posix_spawnattr_init(&attributes);
     sigset_t to_default;
@@ -145,9 +150,10 @@ int spawn(pid_t& process, const std::string& program, std::vector<std::string> a
     ::posix_spawnattr_setsigdefault(&attributes, &to_default);
     ::posix_spawnattr_setsigmask(&attributes, &signal_mask);
     ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
-    const int error = ::posix_spawn(&process, program.c_str(), nullptr, &attributes, pointers(arguments).data(),
+    const int error = ::posix_spawn(&process, program.c_str(), &actions, &attributes, pointers(arguments).data(),
                                     pointers(environment).data());
     ::posix_spawnattr_destroy(&attributes);
+    ::posix_spawn_file_actions_destroy(&actions);
     return error;
 }
 
@@ -225,24 +231,19 @@ std::string path_of_this_program() {
 
 Result<Successor> Successor::start(const std::string& program, const std::vector<std::string>& arguments,
                                    const std::vector<stream::ListeningSocket>& listeners, const sigset_t& signal_mask) {
-    std::vector<Descriptor> closed_at_the_end;
-    std::vector<int> numbers;
-    for (const auto& listener : listeners) {
-        numbers.push_back(listener.descriptor);
-        closed_at_the_end.emplace_back(listener.descriptor);
-    }
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
-        return Error{fmt::format(
-            "no pipe to the new process: {}; the {} listeners that it gets take as many descriptors again for a moment",
-            std::strerror(errno), listeners.size())};
+        return Error{fmt::format("no pipe to the new process: {}", std::strerror(errno))};
     Descriptor ours(ends[0]);
     Descriptor theirs(ends[1]);
-    ::fcntl(theirs.get(), F_SETFD, 0);
 
+    std::vector<int> numbers;
+    for (const auto& listener : listeners)
+        numbers.push_back(listener.descriptor);
+    std::vector<std::string> environment = environment_for_successor(format_numbers(numbers), theirs.get());
+    numbers.push_back(theirs.get());
     pid_t process = -1;
-    const int error = spawn(process, program, arguments,
-                            environment_for_successor(format_numbers(numbers), theirs.get()), signal_mask);
+    const int error = spawn(process, program, arguments, std::move(environment), numbers, signal_mask);
     if (error != 0)
         return Error{fmt::format("{} could not be started: {}; put an executable of this project there", program,
                                  std::strerror(error))};

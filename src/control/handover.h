@@ -45,8 +45,8 @@ std::string path_of_this_program();
 // A process that is to take over.
 class Successor {
   public:
-    // Starts `program` with `arguments` (the first one is its name), this environment and the listeners, which are
-    // closed here again in any case.
+    // Starts `program` with `arguments` (the first one is its name), this environment and the listeners under the
+    // numbers they have here. They stay the caller's.
     static Result<Successor> start(const std::string& program, const std::vector<std::string>& arguments,
                                    const std::vector<stream::ListeningSocket>& listeners, const sigset_t& signal_mask);
     Successor(Successor&&) = default;

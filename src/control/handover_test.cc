@@ -134,19 +134,19 @@ TEST(ShareOut, EachWorkerGetsAListenerThatAManagerOpenedOnce) {
 }
 
 TEST(Successor, GetsTheListenersTheArgumentsAndNothingElse) {
-    Descriptor listener = loopback_socket(SOCK_STREAM, true);
-    const int number = ::dup(listener.get());  // close-on-exec off, as the plane hands duplicates out
+    const Descriptor listener = loopback_socket(SOCK_STREAM, true);
+    const Descriptor other = loopback_socket(SOCK_STREAM, true);
     const std::filesystem::path seen =
         std::filesystem::temp_directory_path() / ("successor-" + std::to_string(::getpid()));
     const std::string script = "{ ls /proc/$$/fd; echo $1 $LISTEN_FDS; } > " + seen.string() +
                                "; printf r > /proc/self/fd/$MARCHPROXY_INTERNAL_READY; exec sleep 60";
     ::setenv("LISTEN_FDS", "7", 1);
     auto started = Successor::start("/bin/sh", {"sh", "-c", script, "sh", "argument"},
-                                    {{number, Protocol::tcp, SocketAddress{}}}, no_signals());
+                                    {{listener.get(), Protocol::tcp, SocketAddress{}}}, no_signals());
     ::unsetenv("LISTEN_FDS");
     ASSERT_TRUE(started.ok()) << started.error();
     EXPECT_EQ(awaited(*started), Successor::Answer::ready);
-    EXPECT_EQ(::fcntl(number, F_GETFD), -1) << "the duplicates are closed here";
+    EXPECT_TRUE(closes_on_exec(listener.get())) << "a later child must not hold the listener";
 
     std::ifstream file(seen);
     std::set<int> descriptors;
@@ -155,8 +155,8 @@ TEST(Successor, GetsTheListenersTheArgumentsAndNothingElse) {
         descriptors.insert(std::stoi(word));
     EXPECT_EQ(word, "argument");
     EXPECT_FALSE(file >> word) << "LISTEN_FDS is about us: " << word;
-    EXPECT_TRUE(descriptors.contains(number));
-    EXPECT_FALSE(descriptors.contains(listener.get()));
+    EXPECT_TRUE(descriptors.contains(listener.get()));
+    EXPECT_FALSE(descriptors.contains(other.get()));
     std::filesystem::remove(seen);
     EXPECT_EQ(started->end(), "it was ended by us");
 }

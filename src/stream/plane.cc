@@ -299,13 +299,13 @@ bool Plane::drain_endpoint(const std::string& address, bool draining) {
     return found;
 }
 
-std::vector<ListeningSocket> Plane::duplicate_listeners() const {
+std::vector<ListeningSocket> Plane::listeners() const {
     const Implementation& plane = *implementation_;
     std::lock_guard lock(plane.mutex);
     std::vector<ListeningSocket> result;
     for (const auto& [place, descriptors] : plane.listeners)
         for (const int descriptor : descriptors)
-            if (const int copy = dup(descriptor); copy >= 0) result.push_back({copy, place.protocol, place.address});
+            result.push_back({descriptor, place.protocol, place.address});
     return result;
 }
 

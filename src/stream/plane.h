@@ -55,8 +55,8 @@ class Plane {
     // Takes an endpoint (as configured, or resolved) out of the choice, or back. False: no service has it.
     bool drain_endpoint(const std::string& address, bool draining);
 
-    // Duplicates of all listening sockets, close-on-exec off.
-    std::vector<ListeningSocket> duplicate_listeners() const;
+    // All listening sockets. They stay the plane's, and are valid until the next apply or stop_accepting.
+    std::vector<ListeningSocket> listeners() const;
 
     Status status() const;
     std::vector<flow::Record> active_flows(const FlowQuery& query) const;

@@ -279,7 +279,10 @@ TEST_F(PlaneTest, StopsAcceptingAndEndsTheRest) {
 
 TEST_F(PlaneTest, ASecondPlaneTakesOverTheSockets) {
     ASSERT_TRUE(apply());
-    Plane heir(1, log, flows, plane.duplicate_listeners());
+    std::vector<ListeningSocket> sockets = plane.listeners();
+    for (ListeningSocket& socket : sockets)  // as a new process has its own
+        socket.descriptor = dup(socket.descriptor);
+    Plane heir(1, log, flows, sockets);
     auto snapshot = std::make_shared<Snapshot>();
     snapshot->services = {service};
     ASSERT_TRUE(heir.apply(snapshot, {}));
