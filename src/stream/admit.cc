@@ -4,15 +4,25 @@
 
 namespace marchproxy::stream {
 
+std::optional<Verdict> take_place(WorkerService& service, Admission& admission) {
+    const std::optional<uint64_t>& limit = service.service().limits.connections;
+    std::atomic<uint64_t>& active = service.state().active;
+    const uint64_t before = active.fetch_add(1, std::memory_order_relaxed);
+    if (limit && before >= *limit) {
+        active.fetch_sub(1, std::memory_order_relaxed);
+        return Verdict::connection_limit;
+    }
+    admission.counted = true;
+    return std::nullopt;
+}
+
 std::optional<Verdict> admit(WorkerService& service, const IpAddress& client, TimePoint now, Admission& admission) {
     const Limits& limits = service.service().limits;
     ServiceState& state = service.state();
     if (!service.view->access.admits(client)) return Verdict::access_denied;
 
-    const uint64_t before = state.active.fetch_add(1, std::memory_order_relaxed);
-    admission.counted = true;
     std::optional<Verdict> refused;
-    if (limits.connections && before >= *limits.connections) refused = Verdict::connection_limit;
+    if (!admission.counted) refused = take_place(service, admission);
     if (!refused && limits.connections_per_source) {
         admission.source_counted = state.sources.acquire(client, *limits.connections_per_source);
         if (!admission.source_counted) refused = Verdict::source_limit;

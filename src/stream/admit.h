@@ -14,7 +14,9 @@ struct Admission {
     bool source_counted = false;  // among its client address's
 };
 
-// Takes a place, or says why there is none. `now` drives the rate limit.
+// Takes a place among the service's connections, or says why there is none.
+std::optional<Verdict> take_place(WorkerService& service, Admission& admission);
+// The whole question, and the place where it was not taken before. `now` drives the rate limit.
 std::optional<Verdict> admit(WorkerService& service, const IpAddress& client, TimePoint now, Admission& admission);
 void release(WorkerService& service, const IpAddress& client, Admission& admission);
 

@@ -38,6 +38,7 @@ struct Connection : Timer {  // the timer: header, connect or idle timeout, as t
     Leg client_leg, endpoint_leg;
     Admission admission;
     Stage stage = Stage::header;
+    bool client_watched = false;  // by epoll
     bool keepalive = false;  // probes for a dead peer were asked for
     bool queued = false;     // used up its budget, or its worker's attention is otherwise due
 };

@@ -10,7 +10,6 @@
 #include "stream/choose.h"
 #include "stream/proxy_protocol.h"
 #include "stream/sockets.h"
-#include "stream/tag.h"
 
 namespace marchproxy::stream {
 
@@ -96,13 +95,13 @@ void TcpProxy::begin(Listener& listener, int descriptor, const SocketAddress& cl
     connection->client = client;
     connection->client_leg.descriptor = descriptor;
     connection->started = connection->last_activity = context_.now;
-    connection->after = service.connections;
-    if (connection->after) connection->after->before = connection;
-    service.connections = connection;
+    service.connections.add(*connection);
     ++active_;
 
     if (service.service().accept_proxy_protocol) {
-        if (!watch(*connection, descriptor, true)) return refuse(*connection, Verdict::memory);
+        // Who it is for is not known yet, but it takes a place: as many as may be served may also wait.
+        if (const auto refused = take_place(service, connection->admission)) return refuse(*connection, *refused);
+        if (!watch_client(*connection)) return refuse(*connection, Verdict::memory);
         arm(*connection, service.view->settings->stream.connect_timeout);
         return;
     }
@@ -149,13 +148,10 @@ int TcpProxy::start_attempt(Connection& connection) {
         close(descriptor);
         return error;
     }
-    const bool first = connection.stage != Stage::connecting;
     connection.stage = Stage::connecting;
     connection.attempt_started = context_.now;
     connection.endpoint_leg = {.descriptor = descriptor};
-    const bool client_is_new = first && !connection.service->service().accept_proxy_protocol;
-    if (!watch(connection, descriptor, false) ||
-        (client_is_new && !watch(connection, connection.client_leg.descriptor, true))) {
+    if (!watch(connection, descriptor, Tag::endpoint_leg) || !watch_client(connection)) {
         close(descriptor);
         connection.endpoint_leg.descriptor = -1;
         return ENOMEM;
@@ -358,8 +354,7 @@ void TcpProxy::close_connection(Connection& connection, bool reset) {
     context_.descriptors.give_back(2);
     timers_.disarm(connection);
     release(*connection.service, connection.client.ip, connection.admission);
-    (connection.before ? connection.before->after : connection.service->connections) = connection.after;
-    if (connection.after) connection.after->before = connection.before;
+    connection.service->connections.remove(connection);
     connection.stage = Stage::ended;
     ended_.push_back(&connection);
     --active_;
@@ -367,33 +362,37 @@ void TcpProxy::close_connection(Connection& connection, bool reset) {
 
 // Edges, once for a socket's life: no later epoll_ctl. False when the kernel's memory or fs.epoll.max_user_watches is
 // short.
-bool TcpProxy::watch(Connection& connection, int descriptor, bool is_client) {
-    epoll_event event{.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-                      .data = {.ptr = tagged(&connection, is_client ? Tag::client_leg : Tag::endpoint_leg)}};
+bool TcpProxy::watch(Connection& connection, int descriptor, Tag leg) {
+    epoll_event event{.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data = {.ptr = tagged(&connection, leg)}};
     return epoll_ctl(context_.epoll, EPOLL_CTL_ADD, descriptor, &event) == 0;
+}
+
+// With the first attempt that gets so far, or while the PROXY header is waited for.
+bool TcpProxy::watch_client(Connection& connection) {
+    if (!connection.client_watched)
+        connection.client_watched = watch(connection, connection.client_leg.descriptor, Tag::client_leg);
+    return connection.client_watched;
 }
 
 // --- from the control side -----------------------------------------------------------------------------------------
 
 void TcpProxy::service_changed(WorkerService& service) {
-    for (Connection *connection = service.connections, *after; connection; connection = after) {
-        after = connection->after;
-        if (connection->stage == Stage::header) continue;
-        if (const auto refused = readmit(service, connection->client.ip, connection->admission))
-            end(*connection, *refused, true);
-        else if (connection->stage == Stage::established)
-            timeout(*connection);  // ends it or sets its timer by the new idle timeout
-    }
+    service.connections.for_each([&](Connection& connection) {
+        if (connection.stage == Stage::header) return;
+        if (const auto refused = readmit(service, connection.client.ip, connection.admission))
+            end(connection, *refused, true);
+        else if (connection.stage == Stage::established)
+            timeout(connection);  // ends it or sets its timer by the new idle timeout
+    });
 }
 
 void TcpProxy::end_all(WorkerService& service, Verdict reason) {
-    while (service.connections) {
-        Connection& connection = *service.connections;
+    service.connections.for_each([&](Connection& connection) {
         if (connection.stage == Stage::header)
             close_connection(connection, true);
         else
             end(connection, reason, true);
-    }
+    });
 }
 
 uint8_t TcpProxy::attempts(const Connection& connection) {

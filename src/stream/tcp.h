@@ -9,6 +9,7 @@
 #include "stream/context.h"
 #include "stream/forward.h"
 #include "stream/listener.h"
+#include "stream/tag.h"
 
 namespace marchproxy::stream {
 
@@ -52,7 +53,8 @@ class TcpProxy {
     void refuse(Connection& connection, Verdict reason, std::string_view detail = {});  // before it was admitted
     void end(Connection& connection, Verdict reason, bool reset);                       // with its record
     void close_connection(Connection& connection, bool reset);  // `reset`: the peers must not take it for complete
-    bool watch(Connection& connection, int descriptor, bool is_client);
+    bool watch(Connection& connection, int descriptor, Tag leg);
+    bool watch_client(Connection& connection);
     Ended ended(const Connection& connection, Verdict reason) const;
     static uint8_t attempts(const Connection& connection);
     void queue(Connection& connection);

@@ -98,9 +98,7 @@ Session* UdpProxy::begin(Listener& listener, const Key& key) {
     session->descriptor = descriptor;
     session->admission = admission;
     session->started = session->last_activity = context_.now;
-    session->after = service.sessions;
-    if (session->after) session->after->before = session;
-    service.sessions = session;
+    service.sessions.add(*session);
     session->endpoint->state.active.fetch_add(1, std::memory_order_relaxed);
     sessions_.emplace(key, session);
     timers_.arm(*session, context_.now + service.view->idle_timeout);
@@ -216,25 +214,22 @@ void UdpProxy::end_turn() {
 }
 
 void UdpProxy::service_changed(WorkerService& service) {
-    for (Session *session = service.sessions, *after; session; session = after) {
-        after = session->after;
-        if (const auto refused = readmit(service, session->client.ip, session->admission))
-            end(*session, *refused);
+    service.sessions.for_each([&](Session& session) {
+        if (const auto refused = readmit(service, session.client.ip, session.admission))
+            end(session, *refused);
         else
-            timers_.arm(*session, session->last_activity + service.view->idle_timeout);
-    }
+            timers_.arm(session, session.last_activity + service.view->idle_timeout);
+    });
 }
 
 void UdpProxy::end_all(WorkerService& service, Verdict reason) {
-    while (service.sessions)
-        end(*service.sessions, reason);
+    service.sessions.for_each([&](Session& session) { end(session, reason); });
 }
 
 void UdpProxy::end_sessions_of(const Listener& listener, Verdict reason) {
-    for (Session *session = listener.service->sessions, *after; session; session = after) {
-        after = session->after;
-        if (session->listener == &listener) end(*session, reason);
-    }
+    listener.service->sessions.for_each([&](Session& session) {
+        if (session.listener == &listener) end(session, reason);
+    });
 }
 
 void UdpProxy::end(Session& session, Verdict reason) {
@@ -245,8 +240,7 @@ void UdpProxy::end(Session& session, Verdict reason) {
     close(session.descriptor);
     context_.descriptors.give_back(1);
     release(*session.service, session.client.ip, session.admission);
-    (session.before ? session.before->after : session.service->sessions) = session.after;
-    if (session.after) session.after->before = session.before;
+    session.service->sessions.remove(session);
     session.ended = true;
     ended_.push_back(&session);
 }

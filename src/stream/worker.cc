@@ -297,9 +297,9 @@ void Worker::end_removed_services() {
 void Worker::collect_flows(const FlowQuery& query, std::vector<flow::Record>& records) const {
     for (const auto& [state, service] : services_) {
         if (!query.service.empty() && state->name != query.service) continue;
-        for (const Connection* c = service->connections; c && records.size() < query.limit; c = c->after)
+        for (const Connection* c = service->connections.first(); c && records.size() < query.limit; c = c->after)
             if (c->stage != Stage::header) records.push_back(tcp_.record(*c));
-        for (const Session* s = service->sessions; s && records.size() < query.limit; s = s->after)
+        for (const Session* s = service->sessions.first(); s && records.size() < query.limit; s = s->after)
             records.push_back(udp_.record(*s));
     }
 }

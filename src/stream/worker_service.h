@@ -1,6 +1,7 @@
 // A service on one worker: the view in force and what this worker holds for it.
 #pragma once
 
+#include "stream/member_list.h"
 #include "stream/view.h"
 
 namespace marchproxy::stream {
@@ -11,8 +12,8 @@ struct Session;
 struct WorkerService {
     ServiceViewPointer view;  // swapped by reloads, for established connections too
     unsigned worker;
-    Connection* connections = nullptr;    // list of this worker's
-    Session* sessions = nullptr;          // the same for UDP
+    MemberList<Connection> connections;   // this worker's
+    MemberList<Session> sessions;         // the same for UDP
     TimePoint end_by = TimePoint::max();  // removed by a reload: when what is left ends
 
     const Service& service() const { return *view->service; }

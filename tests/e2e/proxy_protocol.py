@@ -118,6 +118,18 @@ class FromClients(proxy.ProxyTest):
                 own = "%s:%d" % client.getsockname()
                 self.assertIn(own, [f["client"] for f in running.flows() if f["state"] == "active"])
 
+    def test_who_has_not_sent_a_header_yet_takes_a_place(self):
+        self.web["limits"] = {"connections": 2}
+        running = self.start(self.web)
+        silent = [self.connect(self.web) for _ in range(2)]
+        eventually(lambda: running.service()["active_connections"] == 2, "both wait for their headers")
+        self.assert_closed(self.connect(self.web))
+        running.wait_ended_with("connection_limit")
+        silent[0].sendall(self.HEADERS["v1"])
+        self.assert_echo(silent[0])
+        silent[1].close()
+        eventually(lambda: running.service()["active_connections"] == 1, "one has left")
+
     def test_access_lists_see_the_client_of_the_header(self):
         self.web["access"] = {"deny": ["203.0.113.0/24"]}
         running = self.start(self.web)
