@@ -12,7 +12,11 @@ const T* find_by_name(const std::vector<T>& items, std::string_view name) {
 }
 }  // namespace
 
-const Path* Snapshot::find_path(std::string_view name) const { return find_by_name(paths, name); }
-const Service* Snapshot::find_service(std::string_view name) const { return find_by_name(services, name); }
+const Path* Snapshot::find_path(std::string_view name) const {
+    return find_by_name(paths, name);
+}
+const Service* Snapshot::find_service(std::string_view name) const {
+    return find_by_name(services, name);
+}
 
 }  // namespace marchproxy
