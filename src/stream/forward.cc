@@ -2,12 +2,13 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+
+#include "stream/sockets.h"
 
 namespace marchproxy::stream {
 
@@ -19,17 +20,20 @@ constexpr size_t bulk_read = 64 << 10;
 constexpr size_t turn_budget = 4 << 20;
 // Only transfers this long coalesce: the last bytes of a shorter one must not wait.
 constexpr uint64_t coalesce_after = 1 << 20;
-constexpr int coalesce_bytes = 512 << 10;
+constexpr int coalesce_bytes = 128 << 10;
 // The delay grows with the number of directions that share the worker, since each brings the less the more there are.
-constexpr auto coalesce_delay_each = std::chrono::microseconds(100);
-constexpr auto shortest_coalesce_delay = std::chrono::microseconds(250);
+constexpr auto coalesce_delay_each = std::chrono::microseconds(50);
+constexpr auto shortest_coalesce_delay = std::chrono::microseconds(100);
 constexpr auto longest_coalesce_delay = std::chrono::microseconds(2000);
+// What a bulk sink may hold that is not on its way yet. Congestion control decides what is on its way; more behind it
+// would only lie in the kernel's memory until the caches have forgotten it (docs/decisions/0004-unsent-bytes.md).
+constexpr int most_unsent = 256 << 10;
 // A bulk direction that found nothing this many times gives its pipe back.
 constexpr uint8_t idle_turns_to_leave = 3;
 
 void set_low_water(int descriptor, int bytes) {
     // Raising it never fails; lowering it raises an edge if bytes are waiting (tcp_set_rcvlowat).
-    setsockopt(descriptor, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
+    set_option(descriptor, SOL_SOCKET, SO_RCVLOWAT, bytes);
 }
 
 bool would_block() {
@@ -198,6 +202,7 @@ void Forwarder::start_bulk(Connection& connection, bool up, Direction& direction
     if (method_ == ForwardMethod::copy) return;
     Pipe pipe;
     if (!pipes_.borrow(pipe)) return;
+    set_option(sink.descriptor, IPPROTO_TCP, TCP_NOTSENT_LOWAT, most_unsent);
     direction.bulk = new Bulk{.connection = &connection, .up = up, .pipe = pipe};
     ++bulk_count_;
 }
