@@ -79,10 +79,14 @@ Pumped Forwarder::pump(Connection& connection, bool up, Direction& direction, Le
         if (moved >= turn_budget) return Pumped::again;
 
         size_t amount = 0;
+        const bool splices = direction.bulk && direction.bulk->splices();
         const Moved result =
-            direction.bulk ? splice_turn(direction, source, sink, amount) : copy_turn(direction, source, sink, amount);
+            splices ? splice_turn(direction, source, sink, amount) : copy_turn(direction, source, sink, amount);
         moved += amount;
-        if (!direction.bulk && amount >= bulk_read) start_bulk(connection, up, direction, sink);
+        if (!splices && amount >= bulk_read) {
+            if (!direction.bulk) start_bulk(connection, up, direction, source, sink);
+            start_splicing(*direction.bulk, sink);
+        }
         switch (result) {
             case Moved::some:
                 break;
@@ -197,14 +201,19 @@ Forwarder::Moved Forwarder::flush_pipe(Direction& direction, Leg& sink) {
     return Moved::some;
 }
 
-void Forwarder::start_bulk(Connection& connection, bool up, Direction& direction, const Leg& sink) {
+void Forwarder::start_bulk(Connection& connection, bool up, Direction& direction, const Leg& source, const Leg& sink) {
     near_leg_.apply(sink.descriptor);
-    if (method_ == ForwardMethod::copy) return;
-    Pipe pipe;
-    if (!pipes_.borrow(pipe)) return;
-    set_option(sink.descriptor, IPPROTO_TCP, TCP_NOTSENT_LOWAT, most_unsent);
-    direction.bulk = new Bulk{.connection = &connection, .up = up, .pipe = pipe};
+    direction.bulk =
+        new Bulk{.connection = &connection, .up = up, .from_this_host = is_from_this_host(source.descriptor)};
     ++bulk_count_;
+}
+
+void Forwarder::start_splicing(Bulk& bulk, const Leg& sink) {
+    const bool alone = bulk_count_ == 1 && bulk.from_this_host;
+    if (method_ == ForwardMethod::copy || (method_ == ForwardMethod::automatic && alone)) return;
+    if (!pipes_.borrow(bulk.pipe)) return;
+    ++spliced_count_;
+    set_option(sink.descriptor, IPPROTO_TCP, TCP_NOTSENT_LOWAT, most_unsent);
 }
 
 void Forwarder::leave_bulk(Direction& direction, const Leg& source) {
@@ -214,10 +223,13 @@ void Forwarder::leave_bulk(Direction& direction, const Leg& source) {
 
 void Forwarder::end_bulk(Direction& direction) {
     Bulk* bulk = direction.bulk;
-    if (bulk->in_pipe > 0)
-        pipes_.discard(bulk->pipe);
-    else
-        pipes_.give_back(bulk->pipe);
+    if (bulk->splices()) {
+        if (bulk->in_pipe > 0)
+            pipes_.discard(bulk->pipe);
+        else
+            pipes_.give_back(bulk->pipe);
+        --spliced_count_;
+    }
     if (bulk->waiting)
         for (Waiting& waiting : waiting_)
             if (waiting.bulk == bulk) waiting.bulk = nullptr;
@@ -228,12 +240,14 @@ void Forwarder::end_bulk(Direction& direction) {
 
 void Forwarder::coalesce(Direction& direction, const Leg& source, TimePoint now) {
     Bulk& bulk = *direction.bulk;
-    if (!bulk.low_water_set && bulk.moved >= coalesce_after) {
+    if (bulk.splices() && !bulk.low_water_set && bulk.moved >= coalesce_after) {
         set_low_water(source.descriptor, coalesce_bytes);
         bulk.low_water_set = true;
     }
-    bulk.due =
-        now + std::clamp<Duration>(coalesce_delay_each * bulk_count_, shortest_coalesce_delay, longest_coalesce_delay);
+    const Duration delay = coalesce_delay_each * spliced_count_;
+    // What is copied is looked at again only to notice that it went quiet.
+    bulk.due = now + (bulk.splices() ? std::clamp<Duration>(delay, shortest_coalesce_delay, longest_coalesce_delay)
+                                     : longest_coalesce_delay);
     if (bulk.waiting) return;
     bulk.waiting = true;
     waiting_.push_back({bulk.due, &bulk});

@@ -1,10 +1,12 @@
 // Step 4, forward: carries the bytes of one direction of a TCP connection from one socket to the other.
 //
 // Two ways behind one interface. Small transfers are copied through a buffer that belongs to the worker. A direction
-// that fills it moves on to splice(2): a borrowed pipe passes page references from socket to socket. Measured
-// (docs/decisions/0001-copy-and-splice.md): the copy wins below some 64 KiB a turn, the splice halves the CPU above.
+// that brings much at a time moves on to splice(2): a borrowed pipe passes page references from socket to socket.
+// Measured (docs/decisions/0001-copy-and-splice.md): the copy wins below some 64 KiB a turn, the splice halves the CPU
+// above. The exception is a lone transfer from this very host: nobody waits for the CPU that the copy takes, and it
+// gives the sender its pages back while they are warm (docs/decisions/0005-lone-local-transfers.md).
 //
-// A long transfer also coalesces: it asks the kernel to wake it only for `coalesce_bytes` (SO_RCVLOWAT) or after a
+// A long splice also coalesces: it asks the kernel to wake it only for `coalesce_bytes` (SO_RCVLOWAT) or after a
 // delay, whichever is first, so that the worker moves much at a time and sleeps in between.
 //
 // Single thread: a worker's.
@@ -54,17 +56,19 @@ struct Direction {
     bool pending() const;  // holds bytes that the sink has not taken
 };
 
-// A direction while it splices.
+// A direction while it brings much at a time.
 struct Bulk {
     Connection* connection;
-    bool up;  // client to endpoint
-    Pipe pipe;
+    bool up;              // client to endpoint
+    bool from_this_host;  // its sender is
+    Pipe pipe = {};       // none: it is copied
     size_t in_pipe = 0;
     uint64_t moved = 0;  // since it began to splice
     bool low_water_set = false;
     bool waiting = false;  // in the coalescing queue
     TimePoint due{};       // when it is to be read, however little has come
     uint8_t idle_turns = 0;
+    bool splices() const { return pipe.capacity > 0; }
 };
 
 enum class Pumped : uint8_t {
@@ -98,7 +102,7 @@ class Forwarder {
     std::byte* buffer() { return buffer_; }
     size_t buffer_size() const { return buffer_size_; }
 
-    uint64_t bulk_directions() const { return bulk_count_; }
+    uint64_t spliced_directions() const { return spliced_count_; }
     uint64_t spilled_bytes() const { return spilled_; }
     bool pipes_starved() const { return pipes_.starved(); }
 
@@ -110,7 +114,8 @@ class Forwarder {
     Moved flush(Direction& direction, Leg& sink);
     Moved flush_spill(Direction& direction, Leg& sink);
     Moved flush_pipe(Direction& direction, Leg& sink);
-    void start_bulk(Connection& connection, bool up, Direction& direction, const Leg& sink);
+    void start_bulk(Connection& connection, bool up, Direction& direction, const Leg& source, const Leg& sink);
+    void start_splicing(Bulk& bulk, const Leg& sink);
     void leave_bulk(Direction& direction, const Leg& source);
     void coalesce(Direction& direction, const Leg& source, TimePoint now);
 
@@ -126,7 +131,7 @@ class Forwarder {
     std::byte* buffer_ = nullptr;
     size_t buffer_size_ = 0;
     std::deque<Waiting> waiting_;  // nearly in order of `due`: the front may hold up others by 2 ms
-    uint64_t bulk_count_ = 0;
+    uint64_t bulk_count_ = 0, spliced_count_ = 0;
     uint64_t spilled_ = 0;
 };
 

@@ -64,7 +64,7 @@ TEST_F(ForwarderTest, CarriesASmallMessage) {
     EXPECT_EQ(pump(), Pumped::blocked);
     EXPECT_EQ(read_bytes(to.outer, 5), "hello");
     EXPECT_EQ(direction.bytes, 5u);
-    EXPECT_EQ(forwarder.bulk_directions(), 0u);
+    EXPECT_EQ(forwarder.spliced_directions(), 0u);
 }
 
 TEST_F(ForwarderTest, PassesTheEndOnlyAfterEveryByte) {
@@ -100,6 +100,7 @@ TEST_F(ForwarderTest, KeepsNoMoreThanOneBufferForASinkThatDoesNotRead) {
 }
 
 TEST_F(ForwarderTest, SplicesBulkAndGoesBackToCopyingWhenItEnds) {
+    forwarder.configure(settings(ForwardMethod::splice));
     const std::string bytes = random_bytes(32 << 20);
     std::thread writer([&] { write_bytes(from.outer, bytes); });
     bool spliced = false;
@@ -107,7 +108,7 @@ TEST_F(ForwarderTest, SplicesBulkAndGoesBackToCopyingWhenItEnds) {
     std::thread reader([&] { out = read_bytes(to.outer, bytes.size()); });
     while (direction.bytes < bytes.size()) {
         pump();
-        spliced |= forwarder.bulk_directions() == 1;
+        spliced |= forwarder.spliced_directions() == 1;
     }
     writer.join();
     reader.join();
@@ -115,7 +116,7 @@ TEST_F(ForwarderTest, SplicesBulkAndGoesBackToCopyingWhenItEnds) {
     EXPECT_TRUE(out == bytes);
     for (int i = 0; i < 10; ++i)
         pump();
-    EXPECT_EQ(forwarder.bulk_directions(), 0u);
+    EXPECT_EQ(forwarder.spliced_directions(), 0u);
     EXPECT_EQ(low_water(), 1) << "a later small message would wait for more";
     write_bytes(from.outer, "small again");
     wait_readable(source.descriptor);
@@ -123,11 +124,50 @@ TEST_F(ForwarderTest, SplicesBulkAndGoesBackToCopyingWhenItEnds) {
     EXPECT_EQ(read_bytes(to.outer, 11), "small again");
 }
 
+TEST_F(ForwarderTest, CopiesALoneTransferOfThisHostAndSplicesOnceThereAreTwo) {
+    const auto bulk = [](TcpPair& pair) { write_bytes(pair.outer, random_bytes(128 << 10)); };
+    bulk(from);
+    while (direction.bytes < (128 << 10))
+        pump();
+    EXPECT_EQ(forwarder.spliced_directions(), 0u);
+
+    TcpPair other_from, other_to;
+    Connection other;
+    Direction other_direction;
+    Leg other_source{.descriptor = other_from.inner}, other_sink{.descriptor = other_to.inner};
+    bulk(other_from);
+    while (other_direction.bytes < (128 << 10)) {
+        other_source.readable = true;
+        forwarder.pump(other, true, other_direction, other_source, other_sink, now);
+    }
+    EXPECT_EQ(forwarder.spliced_directions(), 1u);
+    bulk(from);
+    while (direction.bytes < (256 << 10))
+        pump();
+    EXPECT_EQ(forwarder.spliced_directions(), 2u);
+
+    // Both go quiet: a later one is alone again.
+    while (Bulk* due = forwarder.take_due(now += 1ms)) {
+        const bool first = due->connection == &connection;
+        Leg& leg = first ? source : other_source;
+        leg.readable = true;
+        forwarder.pump(first ? connection : other, true, first ? direction : other_direction, leg,
+                       first ? sink : other_sink, now);
+    }
+    EXPECT_EQ(forwarder.spliced_directions(), 0u);
+    bulk(from);
+    while (direction.bytes < (384 << 10))
+        pump();
+    EXPECT_EQ(forwarder.spliced_directions(), 0u);
+    forwarder.release(direction);
+}
+
 TEST_F(ForwarderTest, WakesABulkDirectionAfterTheCoalescingDelay) {
+    forwarder.configure(settings(ForwardMethod::splice));
     write_bytes(from.outer, random_bytes(128 << 10));
     while (direction.bytes < (128 << 10))
         pump();
-    ASSERT_EQ(forwarder.bulk_directions(), 1u);
+    ASSERT_EQ(forwarder.spliced_directions(), 1u);
     pump();
     ASSERT_TRUE(forwarder.next_due());
     EXPECT_EQ(forwarder.take_due(now), nullptr);
@@ -136,7 +176,7 @@ TEST_F(ForwarderTest, WakesABulkDirectionAfterTheCoalescingDelay) {
     EXPECT_EQ(due->connection, &connection);
     EXPECT_TRUE(due->up);
     forwarder.release(direction);
-    EXPECT_EQ(forwarder.bulk_directions(), 0u);
+    EXPECT_EQ(forwarder.spliced_directions(), 0u);
 }
 
 TEST_F(ForwarderTest, NamesTheSideThatFailedAndDeliversWhatCameBefore) {
@@ -176,7 +216,7 @@ TEST_F(ForwarderTest, CopiesWhenNoPipeIsToBeHad) {
     std::thread writer([&] { write_bytes(from.outer, bytes); });
     EXPECT_TRUE(pump_out(bytes.size()) == bytes);
     writer.join();
-    EXPECT_EQ(forwarder.bulk_directions(), 0u);
+    EXPECT_EQ(forwarder.spliced_directions(), 0u);
     EXPECT_TRUE(forwarder.pipes_starved());
 }
 

@@ -21,6 +21,15 @@ inline void send_at_once(int descriptor) {
     set_option(descriptor, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
+// The peer runs on this host: both ends of the connection have one address.
+inline bool is_from_this_host(int descriptor) {
+    sockaddr_storage own{}, peer{};
+    socklen_t own_size = sizeof own, peer_size = sizeof peer;
+    return getsockname(descriptor, reinterpret_cast<sockaddr*>(&own), &own_size) == 0 &&
+           getpeername(descriptor, reinterpret_cast<sockaddr*>(&peer), &peer_size) == 0 &&
+           SocketAddress::from(own).ip == SocketAddress::from(peer).ip;
+}
+
 // A peer that vanished without a word is found.
 inline void probe_when_idle(int descriptor, const StreamSettings& settings) {
     const auto idle = std::chrono::duration_cast<std::chrono::seconds>(settings.keepalive).count();

@@ -152,7 +152,7 @@ void Worker::settle() {
 void Worker::finish_turn() {
     settle();
     turns_.add();
-    bulk_.store(tcp_.forwarder().bulk_directions(), std::memory_order_relaxed);
+    bulk_.store(tcp_.forwarder().spliced_directions(), std::memory_order_relaxed);
     memory_.store(tcp_.active() * sizeof(Connection) + udp_.active() * sizeof(Session) +
                       tcp_.forwarder().spilled_bytes() + tcp_.forwarder().buffer_size(),
                   std::memory_order_relaxed);
