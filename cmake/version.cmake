@@ -10,3 +10,8 @@ file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/generated/version.h" CONTENT
 #define MARCHPROXY_VERSION \"${PROJECT_VERSION}\"
 #define MARCHPROXY_COMMIT \"${commit}\"
 ")
+
+# A new commit configures anew, so that a build that goes on from an older one names the right one.
+if(EXISTS "${CMAKE_SOURCE_DIR}/.git/logs/HEAD")
+  set_property(DIRECTORY "${CMAKE_SOURCE_DIR}" APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/.git/logs/HEAD")
+endif()

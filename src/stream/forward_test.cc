@@ -19,6 +19,7 @@ using namespace std::chrono_literals;
 class ForwarderTest : public ::testing::Test {
   protected:
     ForwarderTest() : forwarder(budget, settings()) {}
+    ~ForwarderTest() override { forwarder.release(direction); }
 
     static StreamSettings settings(ForwardMethod method = ForwardMethod::automatic) {
         StreamSettings result;
@@ -159,7 +160,6 @@ TEST_F(ForwarderTest, CopiesALoneTransferOfThisHostAndSplicesOnceThereAreTwo) {
     while (direction.bytes < (384 << 10))
         pump();
     EXPECT_EQ(forwarder.spliced_directions(), 0u);
-    forwarder.release(direction);
 }
 
 TEST_F(ForwarderTest, WakesABulkDirectionAfterTheCoalescingDelay) {
