@@ -30,7 +30,7 @@ if(MOLD)
 endif()
 
 if(MARCHPROXY_SANITIZE)
-  add_compile_options(-fsanitize=${MARCHPROXY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g -U_FORTIFY_SOURCE)
+  add_compile_options(-fsanitize=${MARCHPROXY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1 -U_FORTIFY_SOURCE)
   add_link_options(-fsanitize=${MARCHPROXY_SANITIZE})
 endif()
 if(MARCHPROXY_COVERAGE)
