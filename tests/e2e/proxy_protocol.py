@@ -123,7 +123,7 @@ class FromClients(proxy.ProxyTest):
         running = self.start(self.web)
         silent = [self.connect(self.web) for _ in range(2)]
         eventually(lambda: running.service()["active_connections"] == 2, "both wait for their headers")
-        self.assert_closed(self.connect(self.web))
+        self.assert_turned_away(self.web)
         running.wait_ended_with("connection_limit")
         silent[0].sendall(self.HEADERS["v1"])
         self.assert_echo(silent[0])
