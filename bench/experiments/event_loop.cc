@@ -1,5 +1,6 @@
-// The question behind docs/decisions/0003-event-loop.md: what does a small message cost a relay whose loop is epoll, and
-// one whose loop is io_uring? The smallest relay of each kind, nothing else: no services, limits, timers or counters.
+// The question behind docs/decisions/0003-event-loop.md: what does a small message cost a relay whose loop is epoll,
+// and one whose loop is io_uring? The smallest relay of each kind, nothing else: no services, limits, timers or
+// counters.
 //
 //   event_loop epoll|io_uring LISTEN_PORT ENDPOINT_PORT      then: bench/load's loadgen against LISTEN_PORT
 //
@@ -100,7 +101,8 @@ void run_epoll(int listen_port, int endpoint_port) {
                 }
             }
         }
-        for (Leg* leg : ended) delete leg;
+        for (Leg* leg : ended)
+            delete leg;
         ended.clear();
     }
 }
@@ -108,7 +110,8 @@ void run_epoll(int listen_port, int endpoint_port) {
 // --- io_uring ------------------------------------------------------------------------------------------------------
 
 constexpr unsigned buffer_count = 1024, buffer_size = 4096;
-constexpr uint64_t op_receive = 1, op_send = 2, op_connect = 3, op_close = 4;  // in the low bits of user_data; 0: accept
+constexpr uint64_t op_receive = 1, op_send = 2, op_connect = 3,
+                   op_close = 4;  // in the low bits of user_data; 0: accept
 
 struct Ring {
     io_uring ring{};
@@ -131,7 +134,8 @@ struct Ring {
         registration.ring_entries = buffer_count;
         if (io_uring_register_buf_ring(&ring, &registration, 0) != 0) abort();
         io_uring_buf_ring_init(buffers);
-        for (unsigned i = 0; i < buffer_count; ++i) give_back(i);
+        for (unsigned i = 0; i < buffer_count; ++i)
+            give_back(i);
     }
     char* buffer(unsigned id) { return memory.data() + size_t{id} * buffer_size; }
     void give_back(unsigned id) {
@@ -190,8 +194,8 @@ void run_io_uring(int listen_port, int endpoint_port) {
             } else if ((data & 7) == op_receive && completion->res > 0) {
                 const unsigned id = completion->flags >> IORING_CQE_BUFFER_SHIFT;
                 io_uring_sqe* entry = ring.next();
-                io_uring_prep_send(entry, leg->peer->descriptor, ring.buffer(id),
-                                   static_cast<size_t>(completion->res), MSG_NOSIGNAL);
+                io_uring_prep_send(entry, leg->peer->descriptor, ring.buffer(id), static_cast<size_t>(completion->res),
+                                   MSG_NOSIGNAL);
                 entry->user_data = (uint64_t{id} << 3) | op_send;
                 if (!(completion->flags & IORING_CQE_F_MORE)) ring.receive(leg);
             } else if ((data & 7) == op_receive && !leg->closed) {

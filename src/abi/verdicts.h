@@ -25,6 +25,8 @@ inline constexpr std::array verdict_texts = {
 };
 
 inline constexpr size_t verdict_count = verdict_texts.size();
-constexpr std::string_view name_of(Verdict verdict) { return verdict_texts[static_cast<size_t>(verdict)].name; }
+constexpr std::string_view name_of(Verdict verdict) {
+    return verdict_texts[static_cast<size_t>(verdict)].name;
+}
 
 }  // namespace marchproxy

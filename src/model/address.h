@@ -33,8 +33,8 @@ struct SocketAddress {
     IpAddress ip;
     uint16_t port = 0;  // host order
 
-    static Result<SocketAddress> parse(std::string_view text);  // "10.0.0.1:80", "[::1]:80"
-    static SocketAddress from(const sockaddr_storage& storage); // AF_INET or AF_INET6 only
+    static Result<SocketAddress> parse(std::string_view text);   // "10.0.0.1:80", "[::1]:80"
+    static SocketAddress from(const sockaddr_storage& storage);  // AF_INET or AF_INET6 only
     // Fills `storage` and returns its length. IPv4 becomes AF_INET.
     socklen_t to(sockaddr_storage& storage) const;
     auto operator<=>(const SocketAddress&) const = default;
@@ -51,11 +51,12 @@ struct HostPort {
 };
 
 struct Prefix {
-    IpAddress ip;         // host bits are zero
-    uint8_t length = 128; // of the 128-bit form: an IPv4 /8 is 104
+    IpAddress ip;          // host bits are zero
+    uint8_t length = 128;  // of the 128-bit form: an IPv4 /8 is 104
 
-    static Result<Prefix> parse(std::string_view text);  // "10.0.0.0/8", "10.0.0.1", "2001:db8::/32"; host bits set: refused
-    bool contains(const IpAddress& address) const;       // "::/0" holds every IPv6 address and no IPv4 one
+    static Result<Prefix> parse(
+        std::string_view text);                     // "10.0.0.0/8", "10.0.0.1", "2001:db8::/32"; host bits set: refused
+    bool contains(const IpAddress& address) const;  // "::/0" holds every IPv6 address and no IPv4 one
     auto operator<=>(const Prefix&) const = default;
 };
 

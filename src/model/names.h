@@ -17,7 +17,15 @@ enum class Forwarding : uint8_t { nat, dnat, dsr };
 enum class Encapsulation : uint8_t { none, ipip, gue };
 enum class Priority : uint8_t { p0, p1, p2, p3 };
 enum class Policy : uint8_t {
-    latency, cost, bandwidth, geo, weighted, round_robin, weighted_round_robin, least_connections, maglev
+    latency,
+    cost,
+    bandwidth,
+    geo,
+    weighted,
+    round_robin,
+    weighted_round_robin,
+    least_connections,
+    maglev
 };
 enum class Retry : uint8_t { none, connect, unanswered };
 enum class TlsMode : uint8_t { none, passthrough, terminate, mutual };
@@ -34,9 +42,9 @@ struct Names;  // static constexpr std::array of {value, word}; a value's first 
 template <class E>
 using NameTable = std::pair<E, std::string_view>;
 
-#define MARCHPROXY_NAMES(E, count, ...)                                         \
-    template <>                                                                 \
-    struct Names<E> {                                                           \
+#define MARCHPROXY_NAMES(E, count, ...)                                        \
+    template <>                                                                \
+    struct Names<E> {                                                          \
         static constexpr std::array<NameTable<E>, count> table{{__VA_ARGS__}}; \
     }
 

@@ -121,14 +121,14 @@ struct LogSettings {
 };
 
 struct StreamSettings {
-    uint32_t workers = 0;                                 // 0: one a core
-    Bytes buffer{1 << 20};                                // moved at once for one connection; a worker's, not a connection's
+    uint32_t workers = 0;   // 0: one a core
+    Bytes buffer{1 << 20};  // moved at once for one connection; a worker's, not a connection's
     Duration idle_timeout = std::chrono::hours(1);
     Duration udp_idle_timeout = std::chrono::seconds(60);
-    Duration connect_timeout = std::chrono::seconds(5);   // each attempt; also for a client's PROXY header
-    Duration keepalive = std::chrono::seconds(60);        // idle time before TCP keep-alive probes; 0: none
-    ForwardMethod forward = ForwardMethod::automatic;     // how bytes move: copy small, splice bulk
-    std::string congestion_control = "auto";              // auto: what suits a leg's round trip; system; or a kernel name
+    Duration connect_timeout = std::chrono::seconds(5);  // each attempt; also for a client's PROXY header
+    Duration keepalive = std::chrono::seconds(60);       // idle time before TCP keep-alive probes; 0: none
+    ForwardMethod forward = ForwardMethod::automatic;    // how bytes move: copy small, splice bulk
+    std::string congestion_control = "auto";  // auto: what suits a leg's round trip; system; or a kernel name
     bool operator==(const StreamSettings&) const = default;
 };
 

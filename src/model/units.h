@@ -15,8 +15,8 @@
 namespace marchproxy {
 
 using Duration = std::chrono::nanoseconds;
-using Clock = std::chrono::steady_clock;      // intervals
-using TimePoint = Clock::time_point;          // passed in wherever a decision depends on time
+using Clock = std::chrono::steady_clock;                 // intervals
+using TimePoint = Clock::time_point;                     // passed in wherever a decision depends on time
 using WallTime = std::chrono::system_clock::time_point;  // only for what people read
 
 struct Rate {
@@ -42,11 +42,11 @@ struct Frequency {
 };
 
 // Errors name the text that was refused and show one that would do.
-Result<Rate> parse_rate(std::string_view text);           // "10Gbps", "1.5Mbps"
-Result<Bytes> parse_bytes(std::string_view text);         // "1MiB", "4MB", "512B"
-Result<Duration> parse_duration(std::string_view text);   // "200ms", "1h", "1.5s"
-Result<Share> parse_share(std::string_view text);         // "5%"
-Result<Frequency> parse_frequency(std::string_view text); // "20000/s"
+Result<Rate> parse_rate(std::string_view text);            // "10Gbps", "1.5Mbps"
+Result<Bytes> parse_bytes(std::string_view text);          // "1MiB", "4MB", "512B"
+Result<Duration> parse_duration(std::string_view text);    // "200ms", "1h", "1.5s"
+Result<Share> parse_share(std::string_view text);          // "5%"
+Result<Frequency> parse_frequency(std::string_view text);  // "20000/s"
 
 // The shortest exact form that the parsers above read back as the same value; below one of a unit the next smaller unit
 // is taken: "100ms", not "0.1s".

@@ -39,8 +39,8 @@ struct Connection : Timer {  // the timer: header, connect or idle timeout, as t
     Admission admission;
     Stage stage = Stage::header;
     bool client_watched = false;  // by epoll
-    bool keepalive = false;  // probes for a dead peer were asked for
-    bool queued = false;     // used up its budget, or its worker's attention is otherwise due
+    bool keepalive = false;       // probes for a dead peer were asked for
+    bool queued = false;          // used up its budget, or its worker's attention is otherwise due
 };
 
 // The contract promises 2 KiB of user memory a held idle connection; what is left is for the allocator.

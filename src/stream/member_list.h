@@ -1,6 +1,5 @@
-// A doubly linked list through its members' own `before` and `after`: nothing is allocated, and a member that ends leaves
-// without being looked for. The list does not own them.
-// Thread: a worker's.
+// A doubly linked list through its members' own `before` and `after`: nothing is allocated, and a member that ends
+// leaves without being looked for. The list does not own them. Thread: a worker's.
 #pragma once
 
 namespace marchproxy::stream {

@@ -13,9 +13,9 @@ namespace marchproxy::telemetry {
 
 // Upper bounds in nanoseconds; the last bucket, beyond them, is +Inf.
 inline constexpr std::array<uint64_t, 25> histogram_bounds = {
-    1'000,         2'500,         5'000,         10'000,         25'000,         50'000,         100'000,
-    250'000,       500'000,       1'000'000,     2'500'000,      5'000'000,      10'000'000,     25'000'000,
-    50'000'000,    100'000'000,   250'000'000,   500'000'000,    1'000'000'000,  2'500'000'000,  5'000'000'000,
+    1'000,          2'500,          5'000,          10'000,         25'000,        50'000,        100'000,
+    250'000,        500'000,        1'000'000,      2'500'000,      5'000'000,     10'000'000,    25'000'000,
+    50'000'000,     100'000'000,    250'000'000,    500'000'000,    1'000'000'000, 2'500'000'000, 5'000'000'000,
     10'000'000'000, 25'000'000'000, 50'000'000'000, 100'000'000'000};
 
 struct HistogramValues {
@@ -23,7 +23,8 @@ struct HistogramValues {
     uint64_t sum_nanoseconds = 0;
 
     HistogramValues& operator+=(const HistogramValues& other) {
-        for (size_t i = 0; i < counts.size(); ++i) counts[i] += other.counts[i];
+        for (size_t i = 0; i < counts.size(); ++i)
+            counts[i] += other.counts[i];
         sum_nanoseconds += other.sum_nanoseconds;
         return *this;
     }
@@ -46,13 +47,15 @@ class Histogram {
     void observe(Duration duration) {
         const uint64_t ns = duration.count() < 0 ? 0 : static_cast<uint64_t>(duration.count());
         size_t bucket = 0;
-        while (bucket < histogram_bounds.size() && ns > histogram_bounds[bucket]) ++bucket;
+        while (bucket < histogram_bounds.size() && ns > histogram_bounds[bucket])
+            ++bucket;
         counts_[bucket].add();
         sum_.add(ns);
     }
     HistogramValues values() const {
         HistogramValues result;
-        for (size_t i = 0; i < counts_.size(); ++i) result.counts[i] = counts_[i].get();
+        for (size_t i = 0; i < counts_.size(); ++i)
+            result.counts[i] = counts_[i].get();
         result.sum_nanoseconds = sum_.get();
         return result;
     }
