@@ -94,7 +94,7 @@ Outcome look(HttpClient& client, const Options& options) {
 Outcome top(HttpClient& client, const Options& options, std::ostream& out) {
     const bool screen = isatty(STDOUT_FILENO) == 1 && !options.json && !options.once;
     for (;;) {
-        const Outcome page = look(client, options);
+        Outcome page = look(client, options);
         if (!page || options.once) return page;
         constexpr std::string_view clear = "\x1b[H\x1b[2J";
         out << (screen ? clear : "") << *page << (screen || options.json ? "" : "\n") << std::flush;

@@ -16,7 +16,7 @@ constexpr std::string_view line_end = "\r\n";
 constexpr std::string_view head_end = "\r\n\r\n";
 constexpr Duration slice = std::chrono::milliseconds(100);  // how often a waiting client looks whether it must yield
 constexpr Duration linger_time = std::chrono::milliseconds(500);  // for a client to take the last bytes
-constexpr size_t linger_bytes = 256 * 1024;
+constexpr size_t linger_bytes = 256 << 10;
 
 int milliseconds_until(TimePoint until) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();

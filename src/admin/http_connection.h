@@ -16,7 +16,7 @@
 namespace marchproxy::admin {
 
 struct HttpLimits {
-    size_t head_bytes = 16 * 1024;
+    size_t head_bytes = 16 << 10;
     size_t head_lines = 100;
     Duration request = std::chrono::seconds(5);    // from accept to the whole head
     Duration yield = std::chrono::seconds(1);      // for a client that has sent nothing while others wait

@@ -22,7 +22,7 @@ std::string text_of(const Json& value) {
 std::string number_of(const Json& value) {
     return value.is_null() ? "-" : value.dump();
 }
-std::string or_dash(std::string text) {
+std::string or_dash(const std::string& text) {
     return text.empty() ? "-" : text;
 }
 

@@ -105,7 +105,7 @@ class Daemon::Implementation final : public admin::View {
     Result<void> start(Snapshot snapshot) {
         build_parts(snapshot);
         at_start_ = snapshot;
-        if (const auto published = publisher_->publish(std::move(snapshot)); !published.ok()) return published;
+        if (auto published = publisher_->publish(std::move(snapshot)); !published.ok()) return published;
         if (inherited_.ready_pipe) {
             [[maybe_unused]] const ssize_t told = ::write(inherited_.ready_pipe.get(), "r", 1);
             inherited_.ready_pipe.reset();
@@ -278,7 +278,7 @@ class Daemon::Implementation final : public admin::View {
             return Error{"the proxy is draining; a reload has nothing to reach"};
         }
         tell_manager(notifier_.reloading());
-        const auto outcome = publish_again();
+        auto outcome = publish_again();
         if (outcome.ok()) {
             board_.reload_succeeded();
             log_->info("configuration reloaded",
@@ -305,7 +305,7 @@ class Daemon::Implementation final : public admin::View {
         Snapshot& next = loaded.snapshot;
         name_what_needs_a_restart(next);
         next.settings.stream.workers = at_start_.settings.stream.workers;
-        const auto published = publisher_->publish(std::move(next));
+        auto published = publisher_->publish(std::move(next));
         if (!published.ok()) return published;
         const SnapshotPointer running = board_.snapshot();
         log_->configure(running->settings.log.level, running->settings.log.format);

@@ -4,9 +4,9 @@
 // Thread: the control thread.
 #pragma once
 
-#include <signal.h>
 #include <sys/types.h>
 
+#include <csignal>
 #include <optional>
 #include <string>
 #include <string_view>

@@ -2,8 +2,7 @@
 // Thread: the main thread, before any other exists: threads inherit the mask.
 #pragma once
 
-#include <signal.h>
-
+#include <csignal>
 #include <optional>
 
 #include "control/descriptor.h"

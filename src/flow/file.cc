@@ -16,7 +16,7 @@ namespace marchproxy::flow {
 
 namespace {
 
-constexpr size_t write_at_once = 64 * 1024;
+constexpr size_t write_at_once = 64 << 10;
 constexpr int patience_milliseconds = 1000;  // with a reader of a named pipe that does not read
 
 std::string line_of(const Record& record) {

@@ -142,7 +142,7 @@ class Store::Ring {
     std::shared_ptr<Block> current_;  // not full, or none
 };
 
-Store::Store(StoreOptions options, Report report)
+Store::Store(const StoreOptions& options, Report report)
     : ring_(std::make_unique<Ring>(options.keep)), file_(std::make_unique<File>(options, std::move(report))) {}
 
 Store::~Store() = default;

@@ -49,7 +49,7 @@ class Store final : public Sink {
     // thread.
     using Report = std::function<void(bool works, const std::string& message)>;
 
-    explicit Store(StoreOptions options, Report report = {});
+    explicit Store(const StoreOptions& options, Report report = {});
     ~Store() override;  // writes what waits for the file
     Store(const Store&) = delete;
     Store& operator=(const Store&) = delete;
