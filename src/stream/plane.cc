@@ -208,7 +208,7 @@ void Plane::Implementation::publish() {
     }
 }
 
-Plane::Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, std::vector<ListeningSocket> inherited)
+Plane::Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, const std::vector<ListeningSocket>& inherited)
     : implementation_(new Implementation{.worker_count = std::max(workers, 1U), .log = log, .flows = flows}) {
     for (const ListeningSocket& socket : inherited) {
         fcntl(socket.descriptor, F_SETFD, FD_CLOEXEC);
@@ -377,7 +377,7 @@ std::vector<std::string> Plane::Implementation::notes() const {
     std::vector<std::string> notes;
     const bool starved = std::any_of(workers.begin(), workers.end(), [](const auto& w) { return w->pipes_starved(); });
     if (starved)
-        notes.push_back(
+        notes.emplace_back(
             "splice: no pipe of a useful size was to be had, bulk is copied; raise fs.pipe-user-pages-soft or "
             "LimitNOFILE");
     if (descriptors.used() * 10 > descriptors.limit() * 9)

@@ -33,7 +33,7 @@ class Plane {
   public:
     // Starts `workers` threads, idle until the first apply. `inherited` sockets are used in place of new ones and those
     // that no service wants are closed by the first apply.
-    Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, std::vector<ListeningSocket> inherited = {});
+    Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, const std::vector<ListeningSocket>& inherited = {});
     ~Plane();  // ends what is left and joins the workers
     Plane(const Plane&) = delete;
     Plane& operator=(const Plane&) = delete;

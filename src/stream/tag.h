@@ -11,7 +11,7 @@ inline constexpr uintptr_t tag_bits = 7;
 template <class T>
 void* tagged(T* object, Tag tag) {
     static_assert(alignof(T) > tag_bits);
-    return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(object) | static_cast<uintptr_t>(tag));
+    return reinterpret_cast<char*>(object) + static_cast<uintptr_t>(tag);
 }
 
 inline Tag tag_of(const void* pointer) {
@@ -20,7 +20,7 @@ inline Tag tag_of(const void* pointer) {
 
 template <class T>
 T& untagged(void* pointer) {
-    return *reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(pointer) & ~tag_bits);
+    return *reinterpret_cast<T*>(static_cast<char*>(pointer) - static_cast<uintptr_t>(tag_of(pointer)));
 }
 
 }  // namespace marchproxy::stream

@@ -119,7 +119,7 @@ class TimerWheel {
     // within a wheel all slots in use come after the current one, and all of a nearer wheel before all of a farther
     // one.
     void insert(Timer& timer) {
-        const auto highest = static_cast<unsigned>(std::bit_width(timer.tick ^ current_) - 1);
+        const auto highest = static_cast<unsigned>(std::bit_width((timer.tick ^ current_) | 1) - 1);
         const unsigned wheel = highest / bits;
         const uint64_t index = (timer.tick >> (bits * wheel)) % slots;
         Level& level = levels_[wheel];
