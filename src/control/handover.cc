@@ -92,6 +92,7 @@ void adopt_from_manager(Inherited& inherited) {
     take_variable("LISTEN_FDNAMES");
     if (!count || process != static_cast<int>(::getpid())) return;
     std::vector<int> descriptors;
+    descriptors.reserve(static_cast<size_t>(*count));
     for (int i = 0; i < *count; ++i)
         descriptors.push_back(first_from_manager + i);
     adopt(descriptors, inherited);
@@ -128,6 +129,7 @@ std::vector<std::string> environment_for_successor(const std::string& listeners,
 
 std::vector<char*> pointers(std::vector<std::string>& texts) {
     std::vector<char*> result;
+    result.reserve(texts.size() + 1);
     for (std::string& text : texts)
         result.push_back(text.data());
     result.push_back(nullptr);
@@ -221,7 +223,7 @@ void share_out(std::vector<stream::ListeningSocket>& sockets, unsigned workers) 
 
 std::string path_of_this_program() {
     std::error_code error;
-    const auto started_by = reinterpret_cast<const char*>(::getauxval(AT_EXECFN));
+    const auto started_by = reinterpret_cast<const char*>(::getauxval(AT_EXECFN));  // NOLINT: an address as a number
     if (started_by != nullptr) {
         const auto path = std::filesystem::absolute(started_by, error);
         if (!error && std::filesystem::exists(path, error)) return path.lexically_normal().string();
@@ -238,6 +240,7 @@ Result<Successor> Successor::start(const std::string& program, const std::vector
     Descriptor theirs(ends[1]);
 
     std::vector<int> numbers;
+    numbers.reserve(listeners.size() + 1);
     for (const auto& listener : listeners)
         numbers.push_back(listener.descriptor);
     std::vector<std::string> environment = environment_for_successor(format_numbers(numbers), theirs.get());
