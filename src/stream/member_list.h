@@ -7,7 +7,6 @@ namespace marchproxy::stream {
 template <class Member>
 class MemberList {
   public:
-    bool empty() const { return first_ == nullptr; }
     Member* first() const { return first_; }
 
     void add(Member& member) {

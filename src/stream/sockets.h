@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 
 #include "model/snapshot.h"
 
@@ -21,13 +22,18 @@ inline void send_at_once(int descriptor) {
     set_option(descriptor, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
+// `ask`: getsockname or getpeername. Nothing: there is no such end (any more).
+inline std::optional<SocketAddress> address_of(int descriptor, decltype(getsockname)* ask) {
+    sockaddr_storage storage{};
+    socklen_t size = sizeof storage;
+    if (ask(descriptor, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return std::nullopt;
+    return SocketAddress::from(storage);
+}
+
 // The peer runs on this host: both ends of the connection have one address.
 inline bool is_from_this_host(int descriptor) {
-    sockaddr_storage own{}, peer{};
-    socklen_t own_size = sizeof own, peer_size = sizeof peer;
-    return getsockname(descriptor, reinterpret_cast<sockaddr*>(&own), &own_size) == 0 &&
-           getpeername(descriptor, reinterpret_cast<sockaddr*>(&peer), &peer_size) == 0 &&
-           SocketAddress::from(own).ip == SocketAddress::from(peer).ip;
+    const auto own = address_of(descriptor, getsockname), peer = address_of(descriptor, getpeername);
+    return own && peer && own->ip == peer->ip;
 }
 
 // A peer that vanished without a word is found.

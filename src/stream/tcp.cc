@@ -191,11 +191,7 @@ void TcpProxy::attempt_succeeded(Connection& connection) {
 
 void TcpProxy::send_proxy_header(Connection& connection) {
     SocketAddress asked = connection.asked;
-    sockaddr_storage storage;
-    socklen_t size = sizeof storage;
-    if (asked.port == 0 &&
-        getsockname(connection.client_leg.descriptor, reinterpret_cast<sockaddr*>(&storage), &size) == 0)
-        asked = SocketAddress::from(storage);
+    if (asked.port == 0) asked = address_of(connection.client_leg.descriptor, getsockname).value_or(asked);
     const EncodedProxyHeader header =
         encode_proxy_header(connection.service->service().proxy_protocol, Protocol::tcp, connection.client, asked);
     forwarder_.prepend(connection.up, header.view());
