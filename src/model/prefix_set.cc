@@ -17,9 +17,9 @@ PrefixSet::PrefixSet(std::span<const Prefix> prefixes) {
     for (const Prefix& prefix : prefixes) {
         const Number first = number_of(prefix.ip);
         const Number last = prefix.length == 0 ? ~Number{0} : first | ((Number{1} << (128 - prefix.length)) - 1);
-        if (first < first_v4 && last_v4 < last) {  // IPv6, around the block in which IPv4 is held
+        if (first < first_v4 && last_v4 <= last) {  // IPv6, around the block in which IPv4 is held
             ranges.push_back({first, first_v4 - 1});
-            ranges.push_back({last_v4 + 1, last});
+            if (last_v4 < last) ranges.push_back({last_v4 + 1, last});
         } else {
             ranges.push_back({first, last});
         }

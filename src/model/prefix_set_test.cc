@@ -42,6 +42,10 @@ TEST(PrefixSet, AllOfOneFamilyIsNothingOfTheOther) {
     EXPECT_TRUE(six.contains(ip("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")));
     EXPECT_FALSE(six.contains(ip("0.0.0.0")));
     EXPECT_FALSE(six.contains(ip("255.255.255.255")));
+    const PrefixSet around(prefixes({"::/80", "::fffe:0:0/95"}));  // both end where IPv4 does
+    EXPECT_TRUE(around.contains(ip("::fffe:0:1")));
+    EXPECT_FALSE(around.contains(ip("0.0.0.0")));
+    EXPECT_FALSE(around.contains(ip("255.255.255.255")));
     const PrefixSet four(prefixes({"0.0.0.0/0"}));
     EXPECT_TRUE(four.contains(ip("255.255.255.255")));
     EXPECT_FALSE(four.contains(ip("::1")));
