@@ -16,6 +16,11 @@ add_library(cares::cares ALIAS PkgConfig::cares)
 pkg_check_modules(httplib REQUIRED IMPORTED_TARGET cpp-httplib)
 add_library(httplib::httplib ALIAS PkgConfig::httplib)
 
+pkg_check_modules(libbpf REQUIRED IMPORTED_TARGET libbpf)
+add_library(libbpf::libbpf ALIAS PkgConfig::libbpf)
+pkg_check_modules(libxdp REQUIRED IMPORTED_TARGET libxdp)
+add_library(libxdp::libxdp ALIAS PkgConfig::libxdp)
+
 if(MARCHPROXY_TESTS)
   find_package(GTest REQUIRED)
 endif()

@@ -2,7 +2,7 @@
 # Formatting, clang-tidy over every source of src/ (or the files named), shell and Python syntax, the architecture tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-mapfile -t sources < <(git ls-files 'src/*.cc' 'src/*.cpp' 'src/*.h' 'bench/*.cc')
+mapfile -t sources < <(git ls-files 'src/*.cc' 'src/*.cpp' 'src/*.h' 'src/*.c' 'bench/*.cc' 'bench/*.c' 'bench/*.h')
 echo "lint: format of ${#sources[@]} files"
 clang-format-14 --dry-run -Werror "${sources[@]}"
 

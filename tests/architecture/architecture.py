@@ -120,8 +120,11 @@ class Rooms(unittest.TestCase):
                 continue
             for number, line in enumerate(lines_of(name), 1):
                 included = re.match(r'^\s*#\s*include\s+"([^"]+)"', line)
-                if included and included.group(1) != "version.h" and \
-                        not os.path.exists(os.path.join(ROOT, "src", included.group(1))):
+                if not included or included.group(1) == "version.h":
+                    continue
+                # A skeleton is generated from the program of the same name.
+                source = re.sub(r"\.skel\.h$", ".bpf.c", included.group(1))
+                if not os.path.exists(os.path.join(ROOT, "src", source)):
                     wrong.append(f"{name}:{number}: {included.group(1)} is no file below src/")
         self.assertEqual([], wrong)
 

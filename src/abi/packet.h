@@ -1,0 +1,262 @@
+// What the kernel half and the user half of the packet plane share: the shapes in its maps. Compiled by clang for BPF
+// (C) and by the C++ compiler; packet/abi_test.cc compares both layouts member by member through BTF.
+//
+// Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d (RFC 4291 2.5.5.2), in two words as they lie in
+// memory. Ports lie in network order where they are compared with packets (`port_be`), in host order inside identities.
+// Indexes of services, endpoints and source addresses are given out by user space, from 1, and keep their meaning for
+// as long as any flow carries them, across reloads and restarts.
+#pragma once
+
+#include <linux/types.h>
+
+#ifdef __cplusplus
+namespace marchproxy::abi {
+#define ABI_ASSERT static_assert
+// NOLINTBEGIN: C as well
+#else
+#define ABI_ASSERT _Static_assert
+#endif
+
+// --- limits --------------------------------------------------------------------------------------------------------
+
+enum {
+    max_packet_services = 1 << 14,   // bits of an identity
+    max_packet_endpoints = 1 << 18,  // bits of a forward target
+    max_source_addresses = 1 << 6,   // bits of a forward target
+    directory_slots = 1 << 16,       // of 32 bytes
+    directory_probes = 8,            // user space builds the directory so that none lies further from its place
+    client_hops = 1 << 10,           // next hops remembered a CPU, beside those of the endpoints
+    maglev_slots = 1 << 24,          // all services together, 4 bytes each
+    carry_slots = 1 << 16,
+};
+
+struct address {
+    __u64 word[2];
+};
+
+// --- the directory: what an address and port mean ------------------------------------------------------------------
+
+enum directory_kind {
+    directory_empty = 0,
+    directory_service,   // destination address, port and protocol of a service: `index` is the service
+    directory_endpoint,  // source address, port and protocol of an endpoint: `index` is the endpoint
+    directory_source,    // an address from which we speak to endpoints; port and protocol 0: `index` is its place
+    directory_host,  // a service's address; port and protocol 0: answers echo requests; `index` is one of its services
+};
+
+struct directory_entry {
+    struct address address;
+    __u16 port_be;
+    __u8 protocol;  // IPPROTO_*
+    __u8 kind;
+    __u32 index;
+    __u64 reserved;
+};
+ABI_ASSERT(sizeof(struct directory_entry) == 32, "two to a cache line");
+
+struct directory {
+    struct directory_entry entry[directory_slots];
+};
+
+// --- services and endpoints ----------------------------------------------------------------------------------------
+
+enum packet_forwarding { forwarding_nat, forwarding_dnat, forwarding_dsr_ipip, forwarding_dsr_gue };
+
+enum service_flags {
+    service_by_client = 1 << 0,      // the endpoint is chosen by the client's address alone, not address and port
+    service_has_access = 1 << 1,     // the access trie has to be asked
+    service_access_allows = 1 << 2,  // whoever no prefix covers may pass
+};
+
+struct packet_service {
+    struct address address;
+    __u16 port_be;
+    __u8 protocol;
+    __u8 forwarding;     // enum packet_forwarding
+    __u32 flags;         // enum service_flags
+    __u64 ring;          // its Maglev table in `maglev`: first slot << 32 | slots; 0 slots: no endpoint takes new flows
+    __u64 seed;          // of its choices: the same on every node that shares the service
+    __u32 idle_seconds;  // flows that both sides have spoken on
+    __u32 opening_seconds;  // flows that only the client has spoken on
+    __u32 connections;      // at one time; 0: no limit
+    __u32 reserved;
+    // New flows at one time: a GCRA's step and tolerance in microseconds; step 0: no limit.
+    __u32 new_flow_step, new_flow_tolerance;
+};
+ABI_ASSERT(sizeof(struct packet_service) == 64, "one cache line");
+
+enum endpoint_flags {
+    endpoint_in_use = 1 << 0,  // established flows may go on; without it they end
+    endpoint_takes = 1 << 1,   // closed flows may begin again
+};
+
+struct packet_endpoint {
+    struct address address;
+    __u16 port_be;
+    __u8 protocol;
+    __u8 flags;                       // enum endpoint_flags
+    __u32 dnat_service;               // whose replies come from here with the client's address; 0: none
+    __u8 source_first, source_count;  // its part of source_addresses, for nat and as outer source of dsr
+    __u8 reserved[22];
+};
+ABI_ASSERT(sizeof(struct packet_endpoint) == 48, "");
+
+// Of the trie of access lists, whose value is one byte: 1, whoever the prefix covers may pass.
+struct access_key {
+    __u32 prefix_length;  // of service and address
+    __u32 service_be;
+    struct address address;
+};
+
+// --- flows ---------------------------------------------------------------------------------------------------------
+//
+// A direction of a flow is a cell of three words: who it is (identity), where it goes (target), what it carried
+// (traffic). Eight cells lie in a bucket as three cache lines, one of each, which a lookup fetches side by side; a
+// chunk holds the buckets that a single kernel allocation can. See bpf/lib/flow_table.h.
+
+enum {
+    flow_cells = 8,
+    flow_buckets = 167,  // prime, so that every step leads through different buckets
+    flow_choices = 6,    // buckets in which a flow may lie
+    flow_chunk_cells = flow_cells * flow_buckets,
+};
+
+struct flow_bucket {
+    __u64 identity[flow_cells];
+    __u64 target[flow_cells];
+    __u64 traffic[flow_cells];
+};
+ABI_ASSERT(sizeof(struct flow_bucket) == 192, "three cache lines");
+
+// With its array map's header it must stay within 32 KiB, the largest piece the kernel's allocator gives from its
+// directly mapped memory: measured, that saves a fourth of the cost of a random lookup against vmalloc'ed maps (see
+// docs/decisions/0006-flow-table.md). The first bucket lies at `flow_table_settings.alignment`, at most 56.
+struct flow_chunk {
+    __u64 buckets[flow_buckets * sizeof(struct flow_bucket) / 8 + 7];
+    // A byte a bucket: how many flows lie in a later choice because this one was full.
+    __u32 passed[(flow_buckets + 3) / 4];
+};
+ABI_ASSERT(sizeof(struct flow_chunk) <= 32768 - 384, "one piece of directly mapped memory");
+
+struct flow_table_settings {
+    __u64 key[2];     // of the keyed hash; drawn once, secret
+    __u32 chunks;     // in each of the two tables
+    __u32 alignment;  // bytes from a chunk's begin to its first cache line
+};
+
+// Identity of a client's direction: client address 32 | client port 16 | service 14. An IPv6 client does not fit: its
+// identity is a keyed hash of the same with flow_identity_v6, and the cell's entry in `clients` holds what was hashed,
+// to be compared. Identity of an endpoint's direction: with nat endpoint 18 | source address 6 | port 16, of what was
+// chosen for the flow; with dnat the client's direction's. Never 0: indexes begin with 1.
+#define flow_identity_v6 (1ULL << 63)
+#define flow_identity_tentative (1ULL << 62)  // being inserted; readers do not see it
+
+// Target of a client's direction.
+enum flow_state {
+    flow_opening,   // only the client has spoken
+    flow_answered,  // TCP: SYN and ACK came back
+    flow_established,
+    flow_client_closed,    // FIN from the client
+    flow_endpoint_closed,  // FIN from the endpoint
+    flow_closed,           // FIN from both
+    flow_client_reset,     // RST from the client
+    flow_endpoint_reset,   // RST from the endpoint
+};
+#define flow_state_shift 61
+#define flow_endpoint_shift 43       // 18 bits
+#define flow_source_shift 37         // 6 bits: place in source_addresses
+#define flow_port_shift 21           // 16 bits: the port chosen
+#define flow_start_mask 0x1fffffULL  // 21 bits: second at which it began, modulo 24 days
+
+// Target of an endpoint's direction: answered 1 | client address 32 | client port 16 | service 14; of an IPv6 client:
+// answered 1 | the cell of its own direction 32.
+#define flow_target_answered (1ULL << 63)
+
+// Who an IPv6 flow's client is; beside each cell of the clients' direction.
+struct flow_client {
+    struct address address;
+    __u16 port_be;
+    __u16 service;
+    __u32 reserved;
+};
+struct flow_client_chunk {
+    struct flow_client cell[flow_chunk_cells];
+};
+
+// Traffic: bytes 30 | packets 20 | second last seen 14, each modulo; what overflows goes to the map `carries`.
+#define flow_seen_bits 14
+#define flow_packets_bits 20
+#define flow_bytes_bits 30
+
+// --- the sweep: expiring, counting and listing flows ---------------------------------------------------------------
+
+enum {
+    closed_flow_seconds = 5,  // what a flow stays after both sides closed it: a last acknowledgement may be sent again
+    reset_flow_seconds = 2,
+    longest_idle_seconds = 16000,  // what the seconds in a traffic word can tell apart, less a pass of the sweep
+    sweep_cells = 1 << 17,         // in one run at most
+};
+
+// In and out of one run of the program `sweep`, which user space starts by BPF_PROG_RUN.
+struct sweep {
+    __u32 first, cells;            // which cells of the clients' table
+    __u32 list_service;            // live flows of this service are reported too; 0: of none
+    __u32 list_limit;              // at most so many
+    __u32 live, ended, kept_back;  // out; kept back: over, but the reports had no room
+    __u32 listed;
+};
+
+// A flow, over or listed, in the ring buffer `reports`.
+struct flow_report {
+    __u64 identity, target;
+    __u64 packets[2], bytes[2];  // by direction
+    struct address client;
+    __u16 client_port_be;
+    __u16 service;
+    __u32 idle_seconds;
+    __u8 ended;  // 0: listed
+    __u8 why;    // enum packet_verdict, of one that ended
+    __u8 reserved[6];
+};
+ABI_ASSERT(sizeof(struct flow_report) == 80, "");
+
+// --- counters ------------------------------------------------------------------------------------------------------
+
+// Why a packet ended or was let alone: the same list as the stream plane's.
+enum packet_verdict {
+#define MARCHPROXY_VERDICT(name, meaning) packet_verdict_##name,
+#include "abi/verdicts.def"
+#undef MARCHPROXY_VERDICT
+    packet_verdicts
+};
+
+enum flow_direction { direction_up, direction_down };  // client to endpoint, endpoint to client
+
+struct packet_counters {
+    __u64 packets[2], bytes[2];  // by direction; bytes from the IP header on
+    __u64 flows;                 // begun
+    __u64 stateless;             // packets chosen for without a flow, as the table was full
+    __u64 dropped[packet_verdicts];
+};
+
+struct endpoint_counters {
+    __u64 packets[2], bytes[2];
+    __u64 flows;
+};
+
+// --- next hops, cached a CPU ---------------------------------------------------------------------------------------
+
+struct next_hop {
+    struct address address;
+    __u64 until;       // jiffies
+    __u32 generation;  // of `routes_generation`
+    __u32 interface;   // 0: none
+    __u8 destination[6], source[6];
+    __u32 reserved;
+};
+ABI_ASSERT(sizeof(struct next_hop) == 48, "");
+
+#ifdef __cplusplus
+// NOLINTEND
+}  // namespace marchproxy::abi
+#endif

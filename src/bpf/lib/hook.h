@@ -1,0 +1,39 @@
+// One source for two hooks: what XDP and TC do differently. `hook` is a constant wherever these are inlined, so that
+// the other hook's code is gone from each program.
+#pragma once
+
+#include <linux/pkt_cls.h>
+
+#include "bpf/lib/cursor.h"
+
+enum hook { hook_xdp, hook_tc };
+
+enum outcome {
+    outcome_pass,  // to the machine's own stack
+    outcome_drop,
+    outcome_bounce,    // out of the interface it came in by
+    outcome_redirect,  // out of another, given to bpf_redirect
+};
+
+// At TC it may end before the packet does.
+inlined struct cursor frame_of(void* context, enum hook hook) {
+    if (hook == hook_xdp) {
+        const struct xdp_md* xdp = context;
+        return (struct cursor){(void*)(long)xdp->data, (void*)(long)xdp->data_end};
+    }
+    const struct __sk_buff* skb = context;
+    return (struct cursor){(void*)(long)skb->data, (void*)(long)skb->data_end};
+}
+
+inlined __u32 ingress_interface(void* context, enum hook hook) {
+    return hook == hook_xdp ? ((struct xdp_md*)context)->ingress_ifindex
+                            : ((struct __sk_buff*)context)->ingress_ifindex;
+}
+
+inlined int hook_code(enum hook hook, enum outcome outcome) {
+    if (outcome == outcome_pass)
+        return hook == hook_xdp ? (int)XDP_PASS : TC_ACT_UNSPEC;  // to the next program, if any
+    if (outcome == outcome_drop) return hook == hook_xdp ? (int)XDP_DROP : TC_ACT_SHOT;
+    if (outcome == outcome_bounce && hook == hook_xdp) return XDP_TX;
+    return hook == hook_xdp ? (int)XDP_REDIRECT : TC_ACT_REDIRECT;
+}

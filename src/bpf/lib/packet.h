@@ -1,0 +1,168 @@
+// A packet taken apart: where its headers lie and what the five steps want to know of it.
+#pragma once
+
+#include "bpf/lib/cursor.h"
+
+enum parsed {
+    parsed_flow,       // TCP or UDP with ports
+    parsed_echo,       // ICMP or ICMPv6 echo request
+    parsed_other,      // nothing the packet plane takes: let it pass
+    parsed_malformed,  // a header that contradicts itself or is cut short
+    parsed_fragment,   // IPv4 or IPv6, not the whole datagram
+};
+
+// No pointers into the frame: what is between the first and the last step is verified on its own, for any packet.
+struct packet {
+    struct address source, destination;
+    __u16 source_port_be, destination_port_be;
+    __u8 protocol;   // IPPROTO_TCP or IPPROTO_UDP
+    __u8 tcp_flags;  // tcp_fin | …
+    __u8 hop_limit;
+    bool v6;
+    __u32 length;  // from the IP header on
+    __u32 room;    // what the frame has from the IP header on, of which the cursor may see the beginning only
+    __u16 network, transport;  // where in the frame the headers begin
+};
+
+enum { tcp_fin = 1, tcp_syn = 2, tcp_rst = 4, tcp_ack = 16 };
+
+struct vlan_header {
+    __be16 tag, protocol;
+};
+
+// Only ETH_P_IP and ETH_P_IPV6 concern us; up to two VLAN tags (802.1Q in 802.1ad) before them.
+inlined __be16 parse_ethernet(struct cursor* c) {
+    struct ethhdr* ethernet = TAKE(c, struct ethhdr);
+    if (!ethernet) return 0;
+    __be16 protocol = ethernet->h_proto;
+#pragma unroll
+    for (int tag = 0; tag < 2; ++tag) {
+        if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD)) break;
+        struct vlan_header* vlan = TAKE(c, struct vlan_header);
+        if (!vlan) return 0;
+        protocol = vlan->protocol;
+    }
+    return protocol;
+}
+
+// RFC 791. The total length must hold the header and lie within the frame; what follows it is padding.
+inlined enum parsed parse_ipv4(struct cursor* c, struct packet* p) {
+    struct iphdr* ip = TAKE(c, struct iphdr);
+    if (!ip || ip->version != 4 || ip->ihl < 5) return parsed_malformed;
+    const __u32 options = (ip->ihl - 5) * 4, length = bpf_ntohs(ip->tot_len);
+    if (options && !take(c, options)) return parsed_malformed;
+    if (length < sizeof(*ip) + options || length > p->room) return parsed_malformed;
+    p->length = length;
+    p->protocol = ip->protocol;
+    p->hop_limit = ip->ttl;
+    p->source = mapped(ip->saddr);
+    p->destination = mapped(ip->daddr);
+    return ip->frag_off & bpf_htons(0x3fff) ? parsed_fragment : parsed_flow;
+}
+
+struct ipv6_extension {
+    __u8 next, length;         // in 8 bytes, this not counted
+    __u8 type, segments_left;  // of a routing header
+    __u8 more[4];
+};
+
+inlined struct address address_of(const struct in6_addr* a) {
+    // Two halves of 32 bits each: a packet's addresses are aligned to 2 bytes only.
+    const __u32* w = (const __u32*)a;
+    return (struct address){{w[0] | (__u64)w[1] << 32, w[2] | (__u64)w[3] << 32}};
+}
+
+inlined void write_address(struct in6_addr* at, const struct address* a) {
+    __u32* w = (__u32*)at;
+    w[0] = (__u32)a->word[0];
+    w[1] = (__u32)(a->word[0] >> 32);
+    w[2] = (__u32)a->word[1];
+    w[3] = (__u32)(a->word[1] >> 32);
+}
+
+// RFC 8200. Hop-by-hop options, routing and destination options are passed over (4.1 has each at most once, destination
+// options twice). Not ours is what has a routing header and is not at its end: its checksum is for another destination
+// (8.1). Nor are IPv4 addresses written as IPv6: on the wire they stand for nothing (RFC 4291, 2.5.5.2), and further on
+// they would be taken for IPv4 and pass by its access lists.
+inlined enum parsed parse_ipv6(struct cursor* c, struct packet* p) {
+    struct ipv6hdr* ip = TAKE(c, struct ipv6hdr);
+    if (!ip || ip->version != 6) return parsed_malformed;
+    const __u32 length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+    if (length > p->room) return parsed_malformed;
+    p->length = length;
+    p->hop_limit = ip->hop_limit;
+    p->source = address_of(&ip->saddr);
+    p->destination = address_of(&ip->daddr);
+    if (is_mapped(&p->source) || is_mapped(&p->destination)) return parsed_other;
+    __u8 next = ip->nexthdr;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS) break;
+        struct ipv6_extension* extension = TAKE(c, struct ipv6_extension);
+        if (!extension) return parsed_malformed;
+        if (next == IPPROTO_ROUTING && extension->segments_left) return parsed_other;
+        const __u64 rest = (__u64)extension->length * 8;
+        next = extension->next;
+        if (!take(c, rest)) return parsed_malformed;
+    }
+    p->protocol = next;
+    return next == IPPROTO_FRAGMENT ? parsed_fragment : parsed_flow;
+}
+
+// RFC 792, RFC 4443: type, code and checksum are where both have them.
+struct icmp_header {
+    __u8 type, code;
+    __be16 checksum;
+    __be32 rest;
+};
+enum { icmp4_echo_request = 8, icmp4_echo_reply = 0, icmp6_echo_request = 128, icmp6_echo_reply = 129 };
+
+inlined enum parsed parse_icmp(struct cursor* c, const struct packet* p, __u32 room) {
+    const struct icmp_header* icmp = TAKE(c, struct icmp_header);
+    if (!icmp || room < sizeof(*icmp)) return parsed_malformed;
+    const bool asks = icmp->type == (p->v6 ? icmp6_echo_request : icmp4_echo_request) && !icmp->code;
+    return asks ? parsed_echo : parsed_other;
+}
+
+// Its header, and with UDP all of it, must lie within the network's total length.
+inlined enum parsed parse_transport(struct cursor* c, struct packet* p) {
+    const __u32 before = p->transport - p->network;
+    if (before > p->length) return parsed_malformed;
+    const __u32 room = p->length - before;
+    if (p->protocol == IPPROTO_UDP) {
+        struct udphdr* udp = TAKE(c, struct udphdr);
+        if (!udp) return parsed_malformed;
+        const __u32 length = bpf_ntohs(udp->len);
+        if (length < sizeof(*udp) || length > room) return parsed_malformed;
+        p->source_port_be = udp->source;
+        p->destination_port_be = udp->dest;
+        p->tcp_flags = 0;
+        return parsed_flow;
+    }
+    if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) return parse_icmp(c, p, room);
+    if (p->protocol != IPPROTO_TCP) return parsed_other;
+    struct tcphdr* tcp = TAKE(c, struct tcphdr);
+    if (!tcp || tcp->doff < 5 || tcp->doff * 4 > room) return parsed_malformed;
+    p->source_port_be = tcp->source;
+    p->destination_port_be = tcp->dest;
+    p->tcp_flags = ((__u8*)tcp)[13];
+    return parsed_flow;
+}
+
+// `size`: of the whole frame, of which the cursor may see no more than the headers.
+inlined enum parsed parse(struct cursor c, __u32 size, struct packet* p) {
+    void* begin = c.at;
+    const __be16 protocol = parse_ethernet(&c);
+    p->network = c.at - begin;
+    p->room = size - p->network;
+    enum parsed what = parsed_other;
+    if (protocol == bpf_htons(ETH_P_IP)) {
+        p->v6 = false;
+        what = parse_ipv4(&c, p);
+    } else if (protocol == bpf_htons(ETH_P_IPV6)) {
+        p->v6 = true;
+        what = parse_ipv6(&c, p);
+    }
+    p->transport = c.at - begin;
+    return what == parsed_flow ? parse_transport(&c, p) : what;
+}

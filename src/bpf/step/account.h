@@ -1,0 +1,104 @@
+// account: counters a CPU and a service, and what each direction of a flow carried. Every packet of a service leaves
+// through one of the functions here.
+#pragma once
+
+#include "bpf/lib/flows.h"
+#include "bpf/lib/hook.h"
+#include "bpf/lib/packet.h"
+
+// Ends a packet: counted under its reason, by service (0: none).
+inlined enum outcome refuse(__u32 service, enum packet_verdict why) {
+    struct packet_counters* counts = bpf_map_lookup_elem(&service_counts, &service);
+    __u64 reason = why;
+    bounded(reason);
+    if (counts && reason < packet_verdicts) ++counts->dropped[reason];
+    return outcome_drop;
+}
+
+inlined void count_packet(__u32 service, __u32 endpoint, __u64 direction, __u32 length) {
+    direction &= 1;
+    bounded(direction);
+    if (direction > direction_down) return;  // for the verifier
+    struct packet_counters* counts = bpf_map_lookup_elem(&service_counts, &service);
+    if (counts) {
+        ++counts->packets[direction];
+        counts->bytes[direction] += length;
+    }
+    struct endpoint_counters* of_endpoint = bpf_map_lookup_elem(&endpoint_counts, &endpoint);
+    if (of_endpoint) {
+        ++of_endpoint->packets[direction];
+        of_endpoint->bytes[direction] += length;
+    }
+}
+
+inlined void count_flow(__u32 service, __u32 endpoint) {
+    struct packet_counters* counts = bpf_map_lookup_elem(&service_counts, &service);
+    if (counts) ++counts->flows;
+    struct endpoint_counters* of_endpoint = bpf_map_lookup_elem(&endpoint_counts, &endpoint);
+    if (of_endpoint) ++of_endpoint->flows;
+}
+
+inlined void count_stateless(__u32 service) {
+    struct packet_counters* counts = bpf_map_lookup_elem(&service_counts, &service);
+    if (counts) ++counts->stateless;
+}
+
+// Adds a packet to its cell. Not atomic: a direction of a flow comes in by one queue, on one CPU. Where it does come by
+// two, its record may miss packets; the counters of services and endpoints are exact either way.
+inlined void count_in_flow(struct found* flow, enum flow_direction direction, __u32 length) {
+    __u64 before = flow_read(flow->cell->traffic);
+    __u64 packets = ((before >> flow_seen_bits) & ((1 << flow_packets_bits) - 1)) + 1;
+    __u64 bytes = (before >> (flow_seen_bits + flow_packets_bits)) + length;
+    if (unlikely((packets >> flow_packets_bits) || (bytes >> flow_bytes_bits))) {
+        carry(flow, direction, packets, bytes);
+        packets = bytes = 0;
+    }
+    *(volatile __u64*)&flow->cell->traffic = bytes << (flow_seen_bits + flow_packets_bits) | packets << flow_seen_bits |
+                                             (now_seconds() & ((1 << flow_seen_bits) - 1));
+}
+
+// --- the state of a flow -------------------------------------------------------------------------------------------
+
+// RFC 793's states, as far as it takes to know when a flow is over. Without flags: UDP, or data.
+inlined enum flow_state next_state(enum flow_state state, enum flow_direction direction, bool tcp, __u8 flags) {
+    if (!tcp) return direction == direction_down && state == flow_opening ? flow_established : state;
+    if (flags & tcp_rst) return direction == direction_up ? flow_client_reset : flow_endpoint_reset;
+    if (flags & tcp_syn) {
+        if (direction == direction_down) return state == flow_opening ? flow_answered : state;
+        return state >= flow_closed ? flow_opening : state;  // the client begins anew on the same ports
+    }
+    if (flags & tcp_fin) {
+        const enum flow_state here = direction == direction_up ? flow_client_closed : flow_endpoint_closed;
+        const enum flow_state there = direction == direction_up ? flow_endpoint_closed : flow_client_closed;
+        return state == there ? flow_closed : state >= flow_closed ? state : here;
+    }
+    if (direction == direction_up && state == flow_answered) return flow_established;
+    return state;
+}
+
+// A few attempts: whoever comes in between has changed the state too, and so seldom that three do.
+inlined void advance(struct flow_cell* cell, enum flow_direction direction, bool tcp, __u8 flags) {
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        const __u64 target = flow_read(cell->target);
+        const enum flow_state state = target >> flow_state_shift, next = next_state(state, direction, tcp, flags);
+        if (next == state) return;
+        const __u64 changed = (target & ~(7ULL << flow_state_shift)) | (__u64)next << flow_state_shift;
+        if (__sync_val_compare_and_swap(&cell->target, target, changed) == target) return;
+    }
+}
+
+inlined void follow_client(struct found* flow, const struct packet* p) {
+    const bool tcp = p->protocol == IPPROTO_TCP;
+    if (likely(!(p->tcp_flags & (tcp_syn | tcp_fin | tcp_rst)) && flow->target >> flow_state_shift == flow_established))
+        return;
+    if (tcp) advance(flow->cell, direction_up, tcp, p->tcp_flags);
+}
+
+// The client's cell holds the state of both directions; an endpoint's packet goes there only when it may change it.
+inlined void follow_endpoint(struct found* flow, const struct packet* p) {
+    if (likely(!(p->tcp_flags & (tcp_syn | tcp_fin | tcp_rst)) && flow->target & flow_target_answered)) return;
+    struct flow_cell* client = client_cell_of(flow->target, p->v6);
+    if (!client) return;
+    advance(client, direction_down, p->protocol == IPPROTO_TCP, p->tcp_flags);
+    if (!(flow->target & flow_target_answered)) __sync_fetch_and_or(&flow->cell->target, flow_target_answered);
+}

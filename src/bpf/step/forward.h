@@ -1,0 +1,143 @@
+// forward: addresses, ports, checksums, hop limit; then out of the interface that the machine's own routes name.
+#pragma once
+
+#include "bpf/lib/checksum.h"
+#include "bpf/lib/hook.h"
+#include "bpf/lib/maps.h"
+#include "bpf/lib/packet.h"
+
+// What decides a packet's way: the result of the first three steps.
+struct rewriting {
+    struct address source, destination;
+    __u16 source_port_be, destination_port_be;
+};
+
+// The network header. `difference`: by how much the addresses change the checksums that cover them. `hops`: 1, or 0
+// where the machine's own forwarding is yet to count this one.
+inlined bool rewrite_network(struct cursor frame, const struct packet* p, const struct rewriting* to, __u8 hops,
+                             __u64* difference) {
+    if (p->v6) {
+        struct ipv6hdr* ip = header_at(frame, p->network, sizeof(*ip));
+        if (!ip) return false;
+        *difference = difference_128(difference_128(0, &p->source, &to->source), &p->destination, &to->destination);
+        write_address(&ip->saddr, &to->source);
+        write_address(&ip->daddr, &to->destination);
+        ip->hop_limit -= hops;
+        return true;
+    }
+    struct iphdr* ip = header_at(frame, p->network, sizeof(*ip));
+    if (!ip) return false;
+    *difference = difference_32(0, unmapped(&p->source), unmapped(&to->source));
+    *difference = difference_32(*difference, unmapped(&p->destination), unmapped(&to->destination));
+    ip->saddr = unmapped(&to->source);
+    ip->daddr = unmapped(&to->destination);
+    // The hop limit is the first byte of the 16-bit word that it shares with the protocol.
+    ip->ttl -= hops;
+    ip->check = checksum_changed(ip->check, difference_16(*difference, bpf_htons(hops << 8), 0));
+    return true;
+}
+
+// At TC a checksum may be one that the card or the kernel is yet to compute (CHECKSUM_PARTIAL): then it holds the sum
+// of the pseudo header alone, which the addresses change and the ports do not. The kernel's helper knows. Ends every
+// pointer into the frame.
+inlined void change_checksum_of_skb(void* context, const struct packet* p, __u64 addresses, __u64 ports) {
+    const bool tcp = p->protocol == IPPROTO_TCP;
+    const __u32 at = p->transport + (tcp ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
+    const __u64 flags = tcp ? 0 : BPF_F_MARK_MANGLED_0;
+    bpf_l4_csum_replace(context, at, 0, folded_32(addresses), flags | BPF_F_PSEUDO_HDR);
+    bpf_l4_csum_replace(context, at, 0, folded_32(ports), flags);
+}
+
+// `addresses`: the difference that rewrite_network found.
+inlined bool rewrite_transport(void* context, enum hook hook, struct cursor frame, const struct packet* p,
+                               const struct rewriting* to, __u64 addresses) {
+    __u64 ports = difference_16(0, p->source_port_be, to->source_port_be);
+    ports = difference_16(ports, p->destination_port_be, to->destination_port_be);
+    if (p->protocol == IPPROTO_TCP) {
+        struct tcphdr* tcp = header_at(frame, p->transport, sizeof(*tcp));
+        if (!tcp) return false;
+        tcp->source = to->source_port_be;
+        tcp->dest = to->destination_port_be;
+        if (hook == hook_xdp) tcp->check = checksum_changed(tcp->check, addresses + ports);
+    } else {
+        struct udphdr* udp = header_at(frame, p->transport, sizeof(*udp));
+        if (!udp) return false;
+        udp->source = to->source_port_be;
+        udp->dest = to->destination_port_be;
+        if (!udp->check) return true;  // RFC 768: none was computed; RFC 6935 allows it for tunnels over IPv6
+        const __u16 changed = checksum_changed(udp->check, addresses + ports);
+        if (hook == hook_xdp) udp->check = changed ? changed : 0xffff;
+    }
+    if (hook == hook_tc) change_checksum_of_skb(context, p, addresses, ports);
+    return true;
+}
+
+// --- where to ------------------------------------------------------------------------------------------------------
+
+enum hop_state {
+    hop_known,
+    hop_by_stack,  // ours, or its neighbour is yet to be found: the machine's own forwarding takes the packet
+    hop_none,      // no route
+};
+
+inlined enum hop_state ask_routes(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
+                                  struct next_hop* hop) {
+    struct bpf_fib_lookup question = {0};
+    question.family = p->v6 ? 10 : 2;  // AF_INET6, AF_INET
+    question.ifindex = ingress_interface(context, hook);
+    question.l4_protocol = p->protocol;
+    if (p->v6) {
+        write_address((struct in6_addr*)question.ipv6_src, &to->source);
+        write_address((struct in6_addr*)question.ipv6_dst, &to->destination);
+    } else {
+        question.ipv4_src = unmapped(&to->source);
+        question.ipv4_dst = unmapped(&to->destination);
+    }
+    const long answer = bpf_fib_lookup(context, &question, sizeof(question), 0);
+    if (answer == BPF_FIB_LKUP_RET_BLACKHOLE || answer == BPF_FIB_LKUP_RET_UNREACHABLE ||
+        answer == BPF_FIB_LKUP_RET_PROHIBIT)
+        return hop_none;
+    if (answer != BPF_FIB_LKUP_RET_SUCCESS) return hop_by_stack;
+    hop->interface = question.ifindex;
+    __builtin_memcpy(hop->destination, question.dmac, 6);
+    __builtin_memcpy(hop->source, question.smac, 6);
+    return hop_known;
+}
+
+// Where a next hop is cached: each endpoint has a place of its own, clients share the others.
+inlined __u32 hop_slot_of_client(const struct address* client) {
+    const __u64 mixed = (client->word[1] ^ client->word[0] * 31) * 0x9e3779b97f4a7c15ULL;
+    return first_client_hop + (__u32)(mixed >> 32) % client_hops;
+}
+
+// The next hop, from this CPU's cache while it is fresh. Asking the kernel takes as long as all the rest.
+inlined enum hop_state next_hop_to(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
+                                   __u32 slot, struct next_hop** answer) {
+    struct next_hop* hop = bpf_map_lookup_elem(&next_hops, &slot);
+    if (!hop) return hop_none;
+    *answer = hop;
+    const __u64 now = bpf_jiffies64();
+    if (likely(same_address(&hop->address, &to->destination) && hop->generation == routes_generation &&
+               hop->interface && now < hop->until))
+        return hop_known;
+    const enum hop_state state = ask_routes(context, hook, p, to, hop);
+    if (state != hop_known) {
+        hop->interface = 0;
+        return state;
+    }
+    hop->address = to->destination;
+    hop->generation = routes_generation;
+    hop->until = now + next_hop_jiffies;
+    return hop_known;
+}
+
+inlined enum outcome send(void* context, enum hook hook, const struct next_hop* hop) {
+    struct cursor frame = frame_of(context, hook);
+    struct ethhdr* ethernet = TAKE(&frame, struct ethhdr);
+    if (!ethernet) return outcome_drop;
+    __builtin_memcpy(ethernet->h_dest, hop->destination, 6);
+    __builtin_memcpy(ethernet->h_source, hop->source, 6);
+    if (hook == hook_xdp && hop->interface == ingress_interface(context, hook)) return outcome_bounce;
+    bpf_redirect(hop->interface, 0);
+    return outcome_redirect;
+}

@@ -1,0 +1,175 @@
+// The sweep: goes through the clients' table when user space asks, ends the flows whose time is over, counts those that
+// live, and lists a service's on demand. Packets go on meanwhile.
+#pragma once
+
+#include "bpf/step/choose.h"
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 1 << 22);
+} reports SEC(".maps");
+
+ARRAY_OF(live_flows, __u64, max_packet_services);  // raised by the sweep; user space reads and clears it between passes
+
+// How long a flow in this state may be silent.
+inlined __u32 patience(const struct packet_service* service, enum flow_state state) {
+    if (state == flow_opening || state == flow_answered) return service->opening_seconds;
+    if (state == flow_closed) return closed_flow_seconds;
+    if (state == flow_client_reset || state == flow_endpoint_reset) return reset_flow_seconds;
+    return service->idle_seconds;
+}
+
+inlined __u32 silent_seconds(__u64 traffic, __u64 now) {
+    return (now - traffic) & ((1 << flow_seen_bits) - 1);
+}
+
+inlined enum packet_verdict end_of(enum flow_state state) {
+    if (state == flow_closed) return packet_verdict_finished;
+    if (state == flow_client_reset) return packet_verdict_client_reset;
+    if (state == flow_endpoint_reset) return packet_verdict_endpoint_reset;
+    return packet_verdict_idle_timeout;
+}
+
+// A flow as the sweep sees it.
+struct swept {
+    struct flow_cell* cell;
+    __u64 identity, target, traffic;
+    __u64 back_identity, back_traffic;  // the endpoint's direction; identity 0: there is none
+    __u32 service, silent;
+};
+
+inlined void find_back(struct swept* s, const struct packet_service* service) {
+    struct chosen c = {0};
+    read_target(s->target, &c);
+    s->back_identity = 0;
+    if (service->forwarding == forwarding_nat) s->back_identity = identity_of_endpoint(c.endpoint, c.source, c.port);
+    if (service->forwarding == forwarding_dnat) s->back_identity = s->identity;
+    if (!s->back_identity) return;
+    const struct found back = find_flow(&endpoint_flows, s->back_identity);
+    if (back.cell) s->back_traffic = flow_read(back.cell->traffic);
+}
+
+// The client's address and port, from the identity or, IPv6, from beside the cell.
+inlined void fill_client(struct flow_report* r, __u64 identity, __u32 number) {
+    if (!(identity & flow_identity_v6)) {
+        r->client = mapped(bpf_htonl((__u32)(identity >> 30)));
+        r->client_port_be = bpf_htons((__u16)(identity >> 14));
+        return;
+    }
+    const struct flow_client* entry = client_entry(number);
+    if (!entry) return;
+    r->client = entry->address;
+    r->client_port_be = entry->port_be;
+}
+
+inlined void fill_traffic(struct flow_report* r, enum flow_direction direction, __u64 identity, __u64 traffic,
+                          bool ended) {
+    r->packets[direction] = traffic >> flow_seen_bits & ((1 << flow_packets_bits) - 1);
+    r->bytes[direction] = traffic >> (flow_seen_bits + flow_packets_bits);
+    const __u64 key = carry_key(identity, direction);
+    const struct carried* more = bpf_map_lookup_elem(&carries, &key);
+    if (!more) return;
+    r->packets[direction] += more->packets;
+    r->bytes[direction] += more->bytes;
+    if (ended) bpf_map_delete_elem(&carries, &key);
+}
+
+// False: the ring buffer is full.
+inlined bool report(const struct swept* s, __u32 number, bool ended, enum packet_verdict why) {
+    struct flow_report* r = bpf_ringbuf_reserve(&reports, sizeof(*r), 0);
+    if (!r) return false;
+    __builtin_memset(r, 0, sizeof(*r));
+    r->identity = s->identity;
+    r->target = s->target;
+    r->service = s->service;
+    r->idle_seconds = s->silent;
+    r->ended = ended;
+    r->why = why;
+    fill_client(r, s->identity, number);
+    fill_traffic(r, direction_up, s->identity, s->traffic, ended);
+    if (s->back_identity) fill_traffic(r, direction_down, s->back_identity, s->back_traffic, ended);
+    bpf_ringbuf_submit(r, 0);
+    return true;
+}
+
+// Its replies end first, so that none finds half a flow.
+inlined void end_flow(const struct swept* s, __u32 number) {
+    if (s->back_identity) {
+        const struct found back = find_flow(&endpoint_flows, s->back_identity);
+        if (back.cell) remove_endpoint(s->back_identity, cell_index(&back));
+    }
+    remove_client(s->identity, number);
+    count_live(s->service, -1);
+}
+
+inlined __u32 service_of(__u64 identity, __u32 number) {
+    if (!(identity & flow_identity_v6)) return identity & (max_packet_services - 1);
+    const struct flow_client* entry = client_entry(number);
+    return entry ? entry->service : 0;
+}
+
+// Whether a flow is over, and why.
+inlined bool over(struct swept* s, const struct packet_service* service, __u64 now, enum packet_verdict* why) {
+    const enum flow_state state = s->target >> flow_state_shift;
+    const __u32 wait = patience(service, state), number = s->target >> flow_endpoint_shift & (max_packet_endpoints - 1);
+    const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &number);
+    *why = packet_verdict_service_removed;
+    if (!service->protocol || !endpoint || !(endpoint->flags & endpoint_in_use)) return true;
+    *why = end_of(state);
+    if (s->silent < wait) return false;
+    if (s->back_identity && silent_seconds(s->back_traffic, now) < s->silent)
+        s->silent = silent_seconds(s->back_traffic, now);
+    return s->silent >= wait;
+}
+
+__noinline int visit(__u32 number, struct sweep* run) {
+    if (!run) return 0;
+    struct flow_cell* cell = cell_at(&client_flows, number);
+    if (!cell) return 0;
+    struct swept s = {.cell = cell, .identity = flow_read(cell->identity)};
+    if (!s.identity || s.identity & flow_identity_tentative) return 0;
+    s.target = flow_read(cell->target);
+    s.traffic = flow_read(cell->traffic);
+    s.service = service_of(s.identity, number);
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &s.service);
+    if (!service) return 0;
+
+    const __u64 now = now_seconds();
+    s.silent = silent_seconds(s.traffic, now);
+    const bool listed = run->list_service == s.service && run->listed < run->list_limit;
+    if (listed || s.silent >= patience(service, s.target >> flow_state_shift)) find_back(&s, service);
+    enum packet_verdict why;
+    if (over(&s, service, now, &why)) {
+        if (!s.back_identity) find_back(&s, service);
+        if (report(&s, number, true, why)) {
+            end_flow(&s, number);
+            ++run->ended;
+            return 0;
+        }
+        ++run->kept_back;  // until the next pass, so that no record is lost
+    } else if (listed && report(&s, number, false, packet_verdict_finished)) {
+        ++run->listed;
+    }
+    ++run->live;
+    __u64* live = bpf_map_lookup_elem(&live_flows, &s.service);
+    if (live) ++*live;
+    return 0;
+}
+
+struct sweep_context {
+    struct sweep run;
+};
+
+static long sweep_cell(__u32 i, void* context) {
+    struct sweep_context* c = context;
+    visit(c->run.first + i, &c->run);
+    return 0;
+}
+
+SEC("syscall") int sweep(struct sweep* request) {
+    struct sweep_context c = {*request};
+    const __u32 cells = c.run.cells;
+    bpf_loop(cells < sweep_cells ? cells : sweep_cells, sweep_cell, &c, 0);
+    *request = c.run;
+    return 0;
+}

@@ -1,0 +1,278 @@
+// For tests of packet programs: frames written as they are read, eth().vlan(7).ipv4("11.0.0.1", "10.0.0.1").udp(5000,
+// 80), and an inspector that takes frames apart again. Both know the RFCs and nothing of the code under test: lengths
+// and checksums are computed from the finished bytes.
+#pragma once
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace marchproxy::packet::testing {
+
+using Bytes = std::vector<uint8_t>;
+using Mac = std::array<uint8_t, 6>;
+
+inline void put16(Bytes& bytes, size_t at, unsigned value) {
+    bytes[at] = static_cast<uint8_t>(value >> 8);
+    bytes[at + 1] = static_cast<uint8_t>(value);
+}
+inline unsigned get16(std::span<const uint8_t> bytes, size_t at) {
+    return static_cast<unsigned>(bytes[at] << 8 | bytes[at + 1]);
+}
+
+inline std::string hex(const Bytes& bytes) {
+    std::string text;
+    for (size_t i = 0; i < bytes.size(); ++i)
+        text += fmt::format("{}{:02x}", i % 2 ? "" : " ", bytes[i]);
+    return text;
+}
+
+// RFC 1071: the ones' complement sum modulo 0xffff, an odd byte padded with zero.
+inline unsigned ones_sum(std::span<const uint8_t> bytes, uint64_t sum = 0) {
+    for (size_t i = 0; i < bytes.size(); ++i)
+        sum += i % 2 ? bytes[i] : bytes[i] * 256u;
+    return static_cast<unsigned>(sum % 0xffff);
+}
+
+enum Transport : uint8_t { tcp_protocol = 6, udp_protocol = 17 };
+enum Flags : uint8_t { fin = 1, syn = 2, rst = 4, push = 8, ack = 16 };
+
+// A whole TCP or UDP packet whose lengths agree, as a strict receiver sees it.
+struct Dissection {
+    bool v6 = false;
+    size_t network = 0, transport = 0, network_end = 0, transport_end = 0;
+    uint8_t protocol = 0;
+
+    size_t hop_limit_at() const { return network + (v6 ? 7 : 8); }
+    size_t addresses_at() const { return network + (v6 ? 8 : 12); }
+    size_t addresses_size() const { return v6 ? 32 : 8; }
+    size_t checksum_at() const { return transport + (protocol == tcp_protocol ? 16 : 6); }
+};
+
+// The transport's offset behind IPv6 extension headers, and its protocol; nothing for fragments and what is cut short.
+inline bool skip_extensions(std::span<const uint8_t> f, Dissection& d) {
+    d.protocol = f[d.network + 6];
+    d.transport = d.network + 40;
+    for (int count = 0; count < 4 && (d.protocol == 0 || d.protocol == 43 || d.protocol == 60); ++count) {
+        if (d.transport + 2 > d.network_end) return false;
+        if (d.protocol == 43 && (d.transport + 4 > d.network_end || f[d.transport + 3])) return false;  // not there yet
+        d.protocol = f[d.transport];
+        d.transport += 8 + f[d.transport + 1] * 8u;
+    }
+    return d.transport <= d.network_end;
+}
+
+inline std::optional<Dissection> dissect(std::span<const uint8_t> f) {
+    Dissection d;
+    size_t type = 12;
+    for (int tag = 0; tag < 2; ++tag)
+        if (f.size() >= type + 2 && (get16(f, type) == 0x8100 || get16(f, type) == 0x88a8)) type += 4;
+    d.network = type + 2;
+    if (d.network > f.size() || (get16(f, type) != 0x0800 && get16(f, type) != 0x86dd)) return {};
+    d.v6 = get16(f, type) == 0x86dd;
+    if (f.size() < d.network + (d.v6 ? 40 : 20) || f[d.network] >> 4 != (d.v6 ? 6 : 4)) return {};
+    if (d.v6) {
+        d.network_end = d.network + 40 + get16(f, d.network + 4);
+        if (d.network_end > f.size() || !skip_extensions(f, d)) return {};
+    } else {
+        const size_t header = (f[d.network] & 15) * 4u;
+        d.network_end = d.network + get16(f, d.network + 2);
+        d.transport = d.network + header;
+        d.protocol = f[d.network + 9];
+        if (header < 20 || d.transport > d.network_end || d.network_end > f.size()) return {};
+        if (get16(f, d.network + 6) & 0x3fff) return {};  // a fragment
+    }
+    const size_t room = d.network_end - d.transport;
+    d.transport_end = d.network_end;
+    if (d.protocol == udp_protocol) {
+        if (room < 8 || get16(f, d.transport + 4) < 8 || get16(f, d.transport + 4) > room) return {};
+        d.transport_end = d.transport + get16(f, d.transport + 4);
+    } else if (d.protocol == tcp_protocol) {
+        if (room < 20 || (f[d.transport + 12] >> 4) * 4u < 20 || (f[d.transport + 12] >> 4) * 4u > room) return {};
+    } else {
+        return {};
+    }
+    return d;
+}
+
+// 0 where the checksum is right (modulo 0xffff).
+inline unsigned network_residue(std::span<const uint8_t> f, const Dissection& d) {
+    return d.v6 ? 0 : ones_sum(f.subspan(d.network, (f[d.network] & 15) * 4u));
+}
+inline unsigned transport_residue(std::span<const uint8_t> f, const Dissection& d) {
+    const uint64_t pseudo =
+        ones_sum(f.subspan(d.addresses_at(), d.addresses_size())) + d.protocol + (d.transport_end - d.transport);
+    return ones_sum(f.subspan(d.transport, d.transport_end - d.transport), pseudo);
+}
+inline bool without_checksum(std::span<const uint8_t> f, const Dissection& d) {
+    return d.protocol == udp_protocol && get16(f, d.checksum_at()) == 0;
+}
+
+// Whether a strict receiver would take it.
+inline bool is_sound(std::span<const uint8_t> f) {
+    const auto d = dissect(f);
+    return d && network_residue(f, *d) == 0 && (without_checksum(f, *d) || transport_residue(f, *d) == 0);
+}
+
+inline void write_checksums(Bytes& f, bool transport = true) {
+    const auto d = dissect(f);
+    if (!d) return;
+    const auto write = [&](size_t at,
+                           unsigned residue) {  // a zero is written as such, but in UDP means that there is none
+        const bool zero = residue == 0 && !(at == d->checksum_at() && d->protocol == udp_protocol);
+        put16(f, at, zero ? 0 : 0xffff - residue);
+    };
+    if (!d->v6) {
+        put16(f, d->network + 10, 0);
+        write(d->network + 10, network_residue(f, *d));
+    }
+    put16(f, d->checksum_at(), 0);
+    if (transport) write(d->checksum_at(), transport_residue(f, *d));
+}
+
+// A frame to be written.
+class Frame {
+  public:
+    Frame from(const Mac& source, const Mac& destination) const {
+        return with(&Frame::source_, source).with(&Frame::destination_, destination);
+    }
+    Frame vlan(uint16_t id) const {
+        Frame next = *this;
+        next.tags_.push_back(id);
+        return next;
+    }
+    Frame ipv4(std::string_view source, std::string_view destination) const {
+        return addresses(false, source, destination);
+    }
+    Frame ipv6(std::string_view source, std::string_view destination) const {
+        return addresses(true, source, destination);
+    }
+    Frame ttl(uint8_t value) const { return with(&Frame::ttl_, value); }
+    Frame ip_options(Bytes options) const { return with(&Frame::options_, std::move(options)); }
+    Frame fragment(uint16_t word) const { return with(&Frame::fragment_, word); }
+    // An IPv6 extension header of this type; its first two bytes are written for it, the rest are `body`.
+    Frame extension(uint8_t type, Bytes body) const {
+        Frame next = *this;
+        next.extensions_.emplace_back(type, std::move(body));
+        return next;
+    }
+    Frame udp(uint16_t source, uint16_t destination) const { return ports(udp_protocol, source, destination); }
+    Frame tcp(uint16_t source, uint16_t destination, uint8_t flags) const {
+        return ports(tcp_protocol, source, destination).with(&Frame::flags_, flags);
+    }
+    Frame tcp_options(Bytes options) const { return with(&Frame::tcp_options_, std::move(options)); }
+    Frame protocol(uint8_t number) const { return with(&Frame::protocol_, number); }
+    Frame payload(std::string text) const { return with(&Frame::payload_, std::move(text)); }
+    Frame without_checksum() const { return with(&Frame::checksum_, false); }
+    Frame padding(size_t bytes) const { return with(&Frame::padding_, bytes); }
+
+    operator Bytes() const { return bytes(); }
+    Bytes bytes() const;
+
+  private:
+    template <class Value>
+    Frame with(Value Frame::*member, Value value) const {
+        Frame next = *this;
+        next.*member = std::move(value);
+        return next;
+    }
+    Frame addresses(bool v6, std::string_view source, std::string_view destination) const {
+        Frame next = *this;
+        next.v6_ = v6;
+        next.addresses_.assign(v6 ? 32 : 8, 0);
+        inet_pton(v6 ? AF_INET6 : AF_INET, std::string(source).c_str(), next.addresses_.data());
+        inet_pton(v6 ? AF_INET6 : AF_INET, std::string(destination).c_str(), next.addresses_.data() + (v6 ? 16 : 4));
+        return next;
+    }
+    Frame ports(uint8_t protocol, uint16_t source, uint16_t destination) const {
+        return with(&Frame::protocol_, protocol)
+            .with(&Frame::source_port_, source)
+            .with(&Frame::destination_port_, destination);
+    }
+    Bytes transport() const;
+
+    Mac source_{2, 0, 0, 0, 0, 1}, destination_{2, 0, 0, 0, 0, 2};
+    std::vector<uint16_t> tags_;
+    bool v6_ = false, checksum_ = true;
+    Bytes addresses_, options_, tcp_options_;
+    std::vector<std::pair<uint8_t, Bytes>> extensions_;
+    uint16_t fragment_ = 0, source_port_ = 0, destination_port_ = 0;
+    uint8_t ttl_ = 64, protocol_ = udp_protocol, flags_ = 0;
+    std::string payload_ = "payload";
+    size_t padding_ = 0;
+};
+
+inline Frame eth() {
+    return {};
+}
+
+inline Bytes Frame::transport() const {
+    Bytes out;
+    if (protocol_ == tcp_protocol) {
+        out.assign(20, 0);
+        out[7] = 1;
+        out[12] = static_cast<uint8_t>((20 + tcp_options_.size()) / 4 << 4);
+        out[13] = flags_;
+        put16(out, 14, 65'535);
+        out.insert(out.end(), tcp_options_.begin(), tcp_options_.end());
+    } else {
+        out.assign(8, 0);
+        put16(out, 4, static_cast<unsigned>(8 + payload_.size()));
+    }
+    put16(out, 0, source_port_);
+    put16(out, 2, destination_port_);
+    out.insert(out.end(), payload_.begin(), payload_.end());
+    return out;
+}
+
+inline Bytes Frame::bytes() const {
+    Bytes frame(destination_.begin(), destination_.end());
+    const auto append = [&frame](const auto& bytes) { frame.insert(frame.end(), bytes.begin(), bytes.end()); };
+    append(source_);
+    for (size_t i = 0; i < tags_.size(); ++i)
+        append(Bytes{static_cast<uint8_t>(i + 1 < tags_.size() ? 0x88 : 0x81),
+                     static_cast<uint8_t>(i + 1 < tags_.size() ? 0xa8 : 0), static_cast<uint8_t>(tags_[i] >> 8),
+                     static_cast<uint8_t>(tags_[i])});
+    append(v6_ ? Bytes{0x86, 0xdd} : Bytes{8, 0});
+
+    Bytes behind;
+    for (size_t i = 0; i < extensions_.size(); ++i) {
+        const Bytes& body = extensions_[i].second;
+        behind.push_back(i + 1 < extensions_.size() ? extensions_[i + 1].first : protocol_);
+        behind.push_back(static_cast<uint8_t>((body.size() + 2) / 8 - 1));
+        behind.insert(behind.end(), body.begin(), body.end());
+    }
+    const Bytes last = transport();
+    behind.insert(behind.end(), last.begin(), last.end());
+
+    Bytes ip(v6_ ? 8 : 12);
+    if (v6_) {
+        ip[0] = 0x60;
+        put16(ip, 4, static_cast<unsigned>(behind.size()));
+        ip[6] = extensions_.empty() ? protocol_ : extensions_[0].first;
+        ip[7] = ttl_;
+    } else {
+        ip[0] = static_cast<uint8_t>(0x40 | (20 + options_.size()) / 4);
+        put16(ip, 2, static_cast<unsigned>(20 + options_.size() + behind.size()));
+        put16(ip, 4, 0x1234);
+        put16(ip, 6, fragment_);
+        ip[8] = ttl_;
+        ip[9] = protocol_;
+    }
+    append(ip);
+    append(addresses_);
+    append(options_);
+    append(behind);
+    frame.resize(frame.size() + padding_);
+    write_checksums(frame, checksum_);
+    return frame;
+}
+
+}  // namespace marchproxy::packet::testing

@@ -1,0 +1,162 @@
+// Who may enter, who may begin, and who is there to take it.
+#include <functional>
+
+#include "packet/plane_rows.h"
+
+namespace marchproxy::packet {
+namespace {
+
+using namespace testing;  // NOLINT: the rows' vocabulary
+
+class Admit : public Plane {
+  protected:
+    void change(uint32_t index, const std::function<void(abi::packet_service&)>& how) {
+        abi::packet_service changed = service(index);
+        how(changed);
+        expect(programs->set_service(index, changed));
+    }
+    void allow(uint32_t index, const char* prefix, bool allowed) {
+        expect(programs->set_access(index, *Prefix::parse(prefix), allowed));
+    }
+    static void set_live(uint32_t index, uint64_t live) {
+        const uint64_t admission[] = {0, live};
+        ASSERT_EQ(bpf_map_update_elem(map_of(*programs, "admissions").get(), &index, admission, BPF_ANY), 0);
+    }
+    static Frame udp(const char* from, uint16_t port = 5000) { return eth().ipv4(from, "10.0.0.1").udp(port, 80); }
+    static Frame udp6(const char* from) { return eth().ipv6(from, "2001:db8:a::1").udp(5000, 80); }
+    void enters(const char* row, const Bytes& frame) { EXPECT_EQ(run(frame).went, Went::sent) << row; }
+};
+INSTANTIATE_HOOKS(Admit);
+
+TEST_P(Admit, TheLongestPrefixDecides) {
+    for (const uint32_t index : {nat_udp, nat_udp6})
+        change(index, [](auto& s) { s.flags = abi::service_has_access; });
+    allow(nat_udp, "11.0.0.0/16", true);
+    allow(nat_udp, "11.0.7.0/24", false);
+    allow(nat_udp, "11.0.7.7", true);
+    allow(nat_udp6, "2001:db8:c::/64", true);
+    allow(nat_udp6, "2001:db8:c::bad", false);
+    enters("allowed", udp("11.0.0.1"));
+    drops("denied", udp("11.0.7.1"), nat_udp, abi::packet_verdict_access_denied);
+    enters("allowed among the denied", udp("11.0.7.7"));
+    drops("not covered", udp("11.1.0.1"), nat_udp, abi::packet_verdict_access_denied);
+    enters("allowed, IPv6", udp6("2001:db8:c::1"));
+    drops("denied, IPv6", udp6("2001:db8:c::bad"), nat_udp6, abi::packet_verdict_access_denied);
+    drops("not covered, IPv6", udp6("2001:db8:d::1"), nat_udp6, abi::packet_verdict_access_denied);
+    enters("another service has no list", eth().ipv4("11.1.0.1", "10.0.0.1").tcp(5000, 80, syn));
+}
+
+TEST_P(Admit, AServiceMayLetInWhomNoPrefixCovers) {
+    change(nat_udp, [](auto& s) { s.flags = abi::service_has_access | abi::service_access_allows; });
+    allow(nat_udp, "11.0.7.0/24", false);
+    enters("not covered", udp("11.200.0.1"));
+    drops("denied", udp("11.0.7.1"), nat_udp, abi::packet_verdict_access_denied);
+    expect(programs->remove_access(nat_udp, *Prefix::parse("11.0.7.0/24")));
+    expect(programs->remove_access(nat_udp, *Prefix::parse("11.0.7.0/24")));  // nothing to remove: no error
+    enters("no longer", udp("11.0.7.1"));
+}
+
+TEST_P(Admit, ADenialEndsAFlowThatHasBegun) {
+    enters("not denied yet", udp("11.0.9.1"));
+    allow(nat_udp, "11.0.9.1", false);
+    change(nat_udp, [](auto& s) { s.flags = abi::service_has_access | abi::service_access_allows; });
+    drops("now", udp("11.0.9.1"), nat_udp, abi::packet_verdict_access_denied);
+}
+
+TEST_P(Admit, NewFlowsAreLimitedOldOnesAreNot) {
+    constexpr uint32_t hour = 3'600'000'000;
+    change(nat_udp, [](auto& s) { s.new_flow_step = hour, s.new_flow_tolerance = 0; });
+    // The service's due time is kept across tests of this program: a service of its own would be like this.
+    const bool first = run(udp(client, 5000)).went == Went::sent;
+    drops("the next", udp(client, 5001), nat_udp, abi::packet_verdict_rate_limit);
+    if (first) enters("of a flow", udp(client, 5000));
+    change(nat_udp, [](auto&) {});
+    enters("no limit", udp(client, 5002));
+    change(nat_udp, [](auto& s) { s.new_flow_step = hour, s.new_flow_tolerance = 0; });
+    drops("limited again", udp(client, 5003), nat_udp, abi::packet_verdict_rate_limit);
+    enters("of a flow", udp(client, 5002));
+    enters("of another service", eth().ipv4(client, "10.0.0.2").udp(5001, 80));
+}
+
+TEST_P(Admit, AServiceWithoutEndpointsRefuses) {
+    change(nat_udp, [](auto& s) { s.ring = 0; });
+    change(dnat_tcp, [](auto& s) { s.ring = 0; });
+    drops("nat", udp(client), nat_udp, abi::packet_verdict_no_endpoint);
+    drops("dnat", eth().ipv4(client, "10.0.0.2").tcp(5000, 80, syn), dnat_tcp, abi::packet_verdict_no_endpoint);
+    change(nat_udp, [](auto&) {});
+    enters("an endpoint came", udp(client));
+    change(nat_udp, [](auto& s) { s.ring = 0; });
+    enters("its flows go on without new ones", udp(client));
+}
+
+TEST_P(Admit, AnEndpointOutOfUseEndsItsFlows) {
+    enters("in use", udp(client));
+    set_endpoint(nat_udp, 0);
+    drops("an old flow", udp(client), nat_udp, abi::packet_verdict_no_endpoint);
+    drops("a new flow", udp(client, 5001), nat_udp, abi::packet_verdict_no_endpoint);
+    set_endpoint(nat_udp, abi::endpoint_in_use);
+    enters("back in use", udp(client));
+}
+
+TEST_P(Admit, HopLimitAndRoutesEndPackets) {
+    drops("TTL 1", udp(client).ttl(1), nat_udp, abi::packet_verdict_hop_limit);
+    drops("TTL 0", udp(client).ttl(0), nat_udp, abi::packet_verdict_hop_limit);
+    drops("hop limit 1", udp6(client6).ttl(1), nat_udp6, abi::packet_verdict_hop_limit);
+    goes_up("TTL 2", udp(client).ttl(2), eth().ipv4(source, "10.1.0.1").ttl(1).udp(5000, 8080));
+    ASSERT_EQ(std::system("ip route add blackhole 11.0.66.0/24"), 0);
+    run_alone(udp("11.0.66.1", 5005));
+    drops("no way back", eth().ipv4("10.1.0.1", source).udp(8080, 5005), nat_udp, abi::packet_verdict_no_route, "back");
+}
+
+// Whose neighbour is yet to be found, the machine forwards, and counts the hop.
+TEST_P(Admit, WhatHasNoNeighbourYetIsRewrittenAndLeftToTheMachine) {
+    ASSERT_EQ(std::system("ip route add 11.0.77.0/24 dev front"), 0);
+    run_alone(udp("11.0.77.1", 5006));
+    const Outcome outcome = run(eth().ipv4("10.1.0.1", source).udp(8080, 5006), "back");
+    EXPECT_STREQ(name_of(outcome.went), "passed");
+    EXPECT_EQ(hex(outcome.frame), hex(eth().ipv4("10.0.0.1", "11.0.77.1").udp(80, 5006)));
+    EXPECT_TRUE(outcome.refusals.empty());
+}
+
+// Out of the interface it came in by: XDP sends it from there itself.
+TEST_P(Admit, BouncesWhereBothSidesAreOnOneInterface) {
+    const Outcome outcome = run(udp(client), "back");
+    EXPECT_EQ(outcome.went, GetParam() == Hook::xdp ? Went::bounced : Went::sent);
+    EXPECT_EQ(outcome.frame,
+              eth().from(back_mac, back_gateway).ipv4(source, "10.1.0.1").ttl(63).udp(5000, 8080).bytes());
+}
+
+// A limit of flows at one time; one that ends makes room.
+TEST_P(Admit, FlowsAtOneTimeAreLimited) {
+    const auto lives = [&] {  // of earlier tests
+        const auto swept = programs->sweep(0, static_cast<uint32_t>(programs->flow_cells()));
+        return swept.ok() && programs->take_reports([](const abi::flow_report&) {}).ok();
+    };
+    change(nat_udp, [](auto& s) { s.protocol = 0; });  // gone: its flows end
+    ASSERT_TRUE(lives());
+    set_live(nat_udp, 0);
+    change(nat_udp, [](auto& s) { s.connections = 2, s.opening_seconds = s.idle_seconds = 60; });
+    enters("first", udp("11.0.0.1"));
+    enters("second", udp("11.0.0.2"));
+    drops("third", udp("11.0.0.3"), nat_udp, abi::packet_verdict_connection_limit);
+    enters("first, again", udp("11.0.0.1"));
+    chunks_of(*programs, "client_flows").age(100);
+    chunks_of(*programs, "endpoint_flows").age(100);
+    ASSERT_TRUE(lives());
+    enters("third, when the others are over", udp("11.0.0.3"));
+}
+
+// A client that comes back on the ports of a flow that is over, to an endpoint that drains.
+TEST_P(Admit, AClosedFlowDoesNotBeginAgainAtAnEndpointThatDrains) {
+    const Frame to = eth().ipv4(client, "10.0.0.1");
+    enters("SYN", Frame(to).tcp(5000, 80, syn));
+    enters("RST", Frame(to).tcp(5000, 80, rst));
+    enters("again, while it takes flows", Frame(to).tcp(5000, 80, syn));
+    set_endpoint(nat_tcp, abi::endpoint_in_use);
+    enters("the flow that lives goes on", Frame(to).tcp(5000, 80, syn));
+    enters("RST", Frame(to).tcp(5000, 80, rst));
+    drops("again", Frame(to).tcp(5000, 80, syn), nat_tcp, abi::packet_verdict_no_endpoint);
+}
+
+}  // namespace
+}  // namespace marchproxy::packet

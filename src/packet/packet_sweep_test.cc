@@ -1,0 +1,184 @@
+// The sweep: which flows end, when and why, and what is reported of them.
+#include "packet/plane_rows.h"
+
+namespace marchproxy::packet {
+namespace {
+
+using namespace testing;  // NOLINT: the rows' vocabulary
+
+class Sweep : public Plane {
+  protected:
+    void SetUp() override {
+        Plane::SetUp();
+        if (IsSkipped() || HasFatalFailure()) return;
+        for (uint32_t i = 1; i < place_count; ++i)
+            set_patience(i, 60, 30);
+        take();
+    }
+    void set_patience(uint32_t index, uint32_t idle, uint32_t opening) {
+        abi::packet_service changed = service(index);
+        changed.idle_seconds = idle;
+        changed.opening_seconds = opening;
+        expect(programs->set_service(index, changed));
+    }
+    static void age(uint32_t seconds) {
+        chunks_of(*programs, "client_flows").age(seconds);
+        chunks_of(*programs, "endpoint_flows").age(seconds);
+    }
+    abi::sweep sweep(uint32_t list_service = 0, uint32_t limit = 0) {
+        const auto run = programs->sweep(0, static_cast<uint32_t>(programs->flow_cells()), list_service, limit);
+        EXPECT_TRUE(run.ok());
+        return run.ok() ? *run : abi::sweep{};
+    }
+    static std::vector<abi::flow_report> take() {
+        std::vector<abi::flow_report> reports;
+        EXPECT_TRUE(programs->take_reports([&](const abi::flow_report& one) { reports.push_back(one); }).ok());
+        return reports;
+    }
+    // Nothing ends before `seconds` of silence, and exactly one flow does then, for this reason.
+    void ends_after(uint32_t seconds, abi::packet_verdict why) {
+        age(seconds - 2);  // the second may turn meanwhile
+        EXPECT_EQ(sweep().ended, 0u);
+        age(2);
+        EXPECT_EQ(sweep().ended, 1u);
+        const auto reports = take();
+        ASSERT_EQ(reports.size(), 1u);
+        EXPECT_EQ(reports[0].why, why);
+    }
+
+    static Frame up() { return eth().ipv4(client, "10.0.0.1"); }
+    static Frame down() { return eth().ipv4("10.1.0.1", source); }
+};
+INSTANTIATE_HOOKS(Sweep);
+
+TEST_P(Sweep, CountsAndListsWhatLives) {
+    for (const uint16_t port : std::initializer_list<uint16_t>{5000, 5001, 5002})
+        run(up().udp(port, 80));
+    run(up().tcp(5000, 80, syn));
+    const auto live = programs->take_live(nat_udp);  // what earlier sweeps left
+    ASSERT_TRUE(live.ok());
+
+    EXPECT_EQ(sweep(nat_udp, 2).live, 4u);
+    const auto listed = take();
+    ASSERT_EQ(listed.size(), 2u);
+    for (const abi::flow_report& one : listed) {
+        EXPECT_EQ(one.ended, 0);
+        EXPECT_EQ(one.service, nat_udp);
+        EXPECT_EQ(to_string(from_abi(one.client)), client);
+        EXPECT_EQ(one.packets[0], 1u);
+    }
+    EXPECT_EQ(*programs->take_live(nat_udp), 3u);
+    EXPECT_EQ(*programs->take_live(nat_udp), 0u);
+}
+
+TEST_P(Sweep, EndsAFlowOfWhichOnlyTheClientSpoke) {
+    run(up().udp(5000, 80));
+    ends_after(30, abi::packet_verdict_idle_timeout);
+}
+
+TEST_P(Sweep, ReportsBothDirectionsOfWhatEnds) {
+    for (const bool v6 : {false, true}) {
+        const Frame request = v6 ? eth().ipv6(client6, "2001:db8:a::1") : up();
+        const Frame answer = v6 ? eth().ipv6("2001:db8:e::1", source6) : down();
+        for (int i = 0; i < 3; ++i)
+            run(Frame(request).udp(5000, 80).payload("question"));
+        run(Frame(answer).udp(8080, 5000).payload("answer"), "back");
+        age(58);
+        EXPECT_EQ(sweep().ended, 0u);  // answered: 60 seconds
+        age(2);
+        EXPECT_EQ(sweep().ended, 1u);
+        const auto reports = take();
+        ASSERT_EQ(reports.size(), 1u);
+        const abi::flow_report& one = reports[0];
+        const uint64_t headers = v6 ? 48 : 28;
+        EXPECT_EQ(one.ended, 1);
+        EXPECT_EQ(one.service, v6 ? nat_udp6 : nat_udp);
+        EXPECT_EQ(to_string(from_abi(one.client)), v6 ? client6 : client);
+        EXPECT_EQ(ntohs(one.client_port_be), 5000);
+        EXPECT_EQ(one.packets[0], 3u);
+        EXPECT_EQ(one.bytes[0], 3u * (headers + 8));
+        EXPECT_EQ(one.packets[1], 1u);
+        EXPECT_EQ(one.bytes[1], headers + 6);
+        EXPECT_GE(one.idle_seconds, 60u);
+    }
+}
+
+TEST_P(Sweep, OneDirectionKeepsTheOther) {
+    run(up().udp(5000, 80));
+    run(down().udp(8080, 5000), "back");
+    age(100);
+    run(down().udp(8080, 5000), "back");
+    EXPECT_EQ(sweep().ended, 0u);
+    age(58);
+    EXPECT_EQ(sweep().ended, 0u);
+    age(2);
+    EXPECT_EQ(sweep().ended, 1u);
+    take();
+}
+
+TEST_P(Sweep, TcpEndsInSecondsWhenItIsOver) {
+    const auto open = [&] {
+        run(up().tcp(5000, 80, syn));
+        run(down().tcp(8080, 5000, syn | ack), "back");
+        run(up().tcp(5000, 80, ack));
+    };
+    open();
+    ends_after(60, abi::packet_verdict_idle_timeout);
+    open();
+    run(up().tcp(5000, 80, ack | fin));
+    run(down().tcp(8080, 5000, ack | fin), "back");
+    ends_after(abi::closed_flow_seconds, abi::packet_verdict_finished);
+    open();
+    run(up().tcp(5000, 80, rst));
+    ends_after(abi::reset_flow_seconds, abi::packet_verdict_client_reset);
+    open();
+    run(down().tcp(8080, 5000, rst), "back");
+    ends_after(abi::reset_flow_seconds, abi::packet_verdict_endpoint_reset);
+    open();
+    run(up().tcp(5000, 80, ack | fin));  // half closed: as long as any other
+    ends_after(60, abi::packet_verdict_idle_timeout);
+}
+
+// The port that a flow had is free again, and its answers find nobody.
+TEST_P(Sweep, WhatEndedLeavesNothingBehind) {
+    run(up().udp(5000, 80));
+    age(40);
+    EXPECT_EQ(sweep().ended, 1u);
+    take();
+    passes("answer to nobody", down().udp(8080, 5000), "back");
+    const Bytes other = eth().ipv4("11.0.0.2", "10.0.0.1").udp(5000, 80);
+    goes_up("another client on the port", other, eth().ipv4(source, "10.1.0.1").ttl(63).udp(5000, 8080));
+}
+
+TEST_P(Sweep, EndsFlowsOfWhatIsGone) {
+    run(up().udp(5000, 80));
+    run(eth().ipv4(client, "10.0.0.2").udp(5000, 80));
+    set_endpoint(nat_udp, 0);
+    EXPECT_EQ(sweep().ended, 1u);
+    expect(programs->set_service(dnat_udp, {}));
+    EXPECT_EQ(sweep().ended, 1u);
+    for (const abi::flow_report& one : take())
+        EXPECT_EQ(one.why, abi::packet_verdict_service_removed);
+}
+
+// More flows end at once than the reports have room for: the others wait, none is lost.
+TEST_P(Sweep, DoesNotLoseReports) {
+    constexpr uint32_t flows = 1000;
+    uint32_t reported = 0;
+    for (uint32_t i = 0; i < flows; ++i)
+        run_alone(up().udp(static_cast<uint16_t>(2000 + i), 80));
+    age(40);
+    EXPECT_GT(sweep().kept_back, 0u);
+    reported += static_cast<uint32_t>(take().size());
+    for (int pass = 0; pass < 20 && reported < flows; ++pass) {
+        const abi::sweep swept = sweep();
+        const size_t taken = take().size();
+        EXPECT_EQ(taken, swept.ended);
+        reported += static_cast<uint32_t>(taken);
+    }
+    EXPECT_EQ(reported, flows);
+    EXPECT_EQ(sweep().live, 0u);
+}
+
+}  // namespace
+}  // namespace marchproxy::packet

@@ -1,0 +1,286 @@
+#include "packet/programs.h"
+
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+#include <fmt/format.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "packet/directory.h"
+#include "packet/libbpf_messages.h"
+
+using marchproxy::abi::flow_table_settings;  // the skeleton knows no namespaces
+#include "bpf/packet.skel.h"
+
+namespace marchproxy::packet {
+namespace {
+
+Error failed(std::string_view what, int error) {
+    const char* advice = error == EPERM || error == EACCES ? "; it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" : "";
+    return {fmt::format("packet plane: {}: {}{}", what, strerror(error), advice)};
+}
+
+// The share of cells in use that max_flows stands for. Measured: at 0.6 one new flow in 10^5 finds its buckets full,
+// and 19 of 20 lookups end with the first; see docs/decisions/0006-flow-table.md.
+constexpr double flow_table_load = 0.6;
+
+uint32_t chunks_for(uint64_t flows) {
+    return static_cast<uint32_t>(static_cast<double>(flows) / flow_table_load / int{abi::flow_chunk_cells}) + 1;
+}
+
+// How far into a value the first cache line begins: the values of an array map lie behind its header, whose size is the
+// kernel's affair. Wrong alignment costs time, nothing else, so that a kernel without BTF does not matter.
+uint32_t alignment_of_values() {
+    uint32_t offset = 0;
+    if (btf* kernel = btf__load_vmlinux_btf()) {
+        const int id = btf__find_by_name_kind(kernel, "bpf_array", BTF_KIND_STRUCT);
+        if (const btf_type* type = id > 0 ? btf__type_by_id(kernel, static_cast<uint32_t>(id)) : nullptr)
+            offset = btf_member_bit_offset(type, static_cast<uint32_t>(btf_vlen(type)) - 1) / 8;
+        btf__free(kernel);
+    }
+    return (64 - offset % 64) % 64;
+}
+
+// Coarse clocks advance once a jiffy, and say so (kernel/time/posix-timers.c).
+int64_t nanoseconds_a_jiffy() {
+    timespec resolution{};
+    clock_getres(CLOCK_MONOTONIC_COARSE, &resolution);
+    return resolution.tv_nsec > 0 ? resolution.tv_nsec : 4'000'000;
+}
+
+// Fills an array of maps with maps of one element. In batches: each costs the kernel a grace period.
+Result<void> fill_with_chunks(int outer, uint32_t count, uint32_t value_size, const char* name) {
+    constexpr uint32_t batch = 512;
+    std::vector<int> inner;
+    std::vector<uint32_t> keys;
+    const auto close_all = [&] {
+        for (const int descriptor : inner)
+            close(descriptor);
+        inner.clear();
+        keys.clear();
+    };
+    for (uint32_t chunk = 0; chunk < count; ++chunk) {
+        const int descriptor = bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(uint32_t), value_size, 1, nullptr);
+        if (descriptor < 0) {
+            const int error = errno;
+            close_all();
+            return failed(fmt::format("memory for the flow table, piece {} of {}", chunk + 1, count), error);
+        }
+        inner.push_back(descriptor);
+        keys.push_back(chunk);
+        if (inner.size() < batch && chunk + 1 < count) continue;
+        uint32_t filled = static_cast<uint32_t>(inner.size());
+        const int error = bpf_map_update_batch(outer, keys.data(), inner.data(), &filled, nullptr) < 0 ? errno : 0;
+        close_all();
+        if (error) return failed("filling the flow table", error);
+    }
+    return {};
+}
+
+template <class T>
+Result<void> write(const bpf_map* map, uint32_t index, const T& value) {
+    if (bpf_map__update_elem(map, &index, sizeof index, &value, sizeof value, BPF_ANY) == 0) return {};
+    return failed(fmt::format("writing entry {} of {}", index, bpf_map__name(map)), errno);
+}
+
+// Sums the per-CPU values of a struct that is nothing but 64-bit counters.
+template <class T>
+Result<T> sum(const bpf_map* map, uint32_t index) {
+    const int cpus = libbpf_num_possible_cpus();
+    if (cpus < 0) return failed("counting CPUs", -cpus);
+    std::vector<T> values(static_cast<size_t>(cpus));
+    if (bpf_map__lookup_elem(map, &index, sizeof index, values.data(), values.size() * sizeof(T), 0) < 0)
+        return failed(fmt::format("reading entry {} of {}", index, bpf_map__name(map)), errno);
+    T total{};
+    for (const T& value : values)
+        for (size_t word = 0; word < sizeof(T) / sizeof(__u64);
+             ++word)  // uint64_t is another type, and may not alias them
+            reinterpret_cast<__u64*>(&total)[word] += reinterpret_cast<const __u64*>(&value)[word];
+    return total;
+}
+
+void size_maps(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) {
+    bpf_map__set_max_entries(skeleton.maps.services, capacity.services);
+    bpf_map__set_max_entries(skeleton.maps.service_counts, capacity.services);
+    bpf_map__set_max_entries(skeleton.maps.admissions, capacity.services);
+    bpf_map__set_max_entries(skeleton.maps.reports, capacity.report_bytes);
+    bpf_map__set_max_entries(skeleton.maps.live_flows, capacity.services);
+    bpf_map__set_max_entries(skeleton.maps.endpoints, capacity.endpoints);
+    bpf_map__set_max_entries(skeleton.maps.endpoint_counts, capacity.endpoints);
+    bpf_map__set_max_entries(skeleton.maps.next_hops, capacity.endpoints + abi::client_hops);
+    bpf_map__set_max_entries(skeleton.maps.maglev, capacity.ring_slots);
+    bpf_map__set_max_entries(skeleton.maps.client_flows, chunks);
+    bpf_map__set_max_entries(skeleton.maps.endpoint_flows, chunks);
+    bpf_map__set_max_entries(skeleton.maps.clients, chunks);
+}
+
+// What the programs are told before they are loaded.
+Result<void> settle(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) {
+    auto& settings = *skeleton.rodata;
+    settings.first_client_hop = capacity.endpoints;
+    settings.nat_port_first = capacity.nat_port_first;
+    settings.nat_ports = capacity.nat_ports;
+    settings.flow_table.chunks = chunks;
+    settings.flow_table.alignment = alignment_of_values();
+    const int64_t jiffy = nanoseconds_a_jiffy();
+    settings.seconds_a_jiffy = static_cast<uint32_t>((uint64_t(jiffy) << 32) / 1'000'000'000);
+    settings.next_hop_jiffies = static_cast<uint32_t>(1'000'000'000 / jiffy);
+    if (getrandom(settings.flow_table.key, sizeof settings.flow_table.key, 0) == sizeof settings.flow_table.key)
+        return {};
+    return failed("drawing the flow table's key", errno);
+}
+
+Result<void> fill_maps(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) {
+    for (const bpf_map* table : {skeleton.maps.client_flows, skeleton.maps.endpoint_flows})
+        if (auto filled = fill_with_chunks(bpf_map__fd(table), chunks, sizeof(abi::flow_chunk), "flows"); !filled.ok())
+            return filled;
+    if (!capacity.ipv6_clients) return {};
+    return fill_with_chunks(bpf_map__fd(skeleton.maps.clients), chunks, sizeof(abi::flow_client_chunk), "clients");
+}
+
+abi::access_key key_of(uint32_t service, const Prefix& prefix) {
+    return {32u + prefix.length, htonl(service), to_abi(prefix.ip)};
+}
+
+int hand_over(void* context, void* data, size_t size) {
+    auto& take = *static_cast<std::function<void(const abi::flow_report&)>*>(context);
+    if (size == sizeof(abi::flow_report) && take) take(*static_cast<const abi::flow_report*>(data));
+    return 0;
+}
+
+}  // namespace
+
+void Programs::Free::operator()(ring_buffer* ring) const {
+    ring_buffer__free(ring);
+}
+void Programs::Destroy::operator()(packet_bpf* skeleton) const {
+    packet_bpf::destroy(skeleton);
+}
+
+Programs::Programs(Programs&&) noexcept = default;
+Programs& Programs::operator=(Programs&&) noexcept = default;
+Programs::~Programs() = default;
+
+Result<Programs> Programs::load(const Capacity& capacity) {
+    const LibbpfMessages messages;
+    Programs programs(std::unique_ptr<packet_bpf, Destroy>(packet_bpf::open()));
+    packet_bpf* skeleton = programs.skeleton_.get();
+    if (!skeleton) return failed("opening the programs", errno);
+
+    const uint32_t chunks = chunks_for(capacity.flows);
+    size_maps(*skeleton, capacity, chunks);
+    if (auto settled = settle(*skeleton, capacity, chunks); !settled.ok()) return Error{settled.error()};
+    if (const int error = packet_bpf::load(skeleton)) {
+        const Error refused = failed("loading the programs", -error);
+        return Error{fmt::format("{}. libbpf says: {}", refused.message, messages.last())};
+    }
+    if (auto filled = fill_maps(*skeleton, capacity, chunks); !filled.ok()) return Error{filled.error()};
+    programs.taker_ = std::make_unique<std::function<void(const abi::flow_report&)>>();
+    programs.reports_.reset(
+        ring_buffer__new(bpf_map__fd(skeleton->maps.reports), hand_over, programs.taker_.get(), nullptr));
+    if (!programs.reports_) return failed("opening the flow reports", errno);
+    programs.flow_cells_ = uint64_t{chunks} * abi::flow_chunk_cells;
+    return programs;
+}
+
+Result<void> Programs::set_service(uint32_t index, const abi::packet_service& service) {
+    return write(skeleton_->maps.services, index, service);
+}
+Result<void> Programs::set_endpoint(uint32_t index, const abi::packet_endpoint& endpoint) {
+    return write(skeleton_->maps.endpoints, index, endpoint);
+}
+Result<void> Programs::set_source(uint32_t index, const abi::address& address) {
+    return write(skeleton_->maps.source_addresses, index, address);
+}
+
+Result<void> Programs::set_ring(uint32_t first, std::span<const uint32_t> endpoints) {
+    std::vector<uint32_t> slots(endpoints.size());
+    for (uint32_t i = 0; i < slots.size(); ++i)
+        slots[i] = first + i;
+    uint32_t count = static_cast<uint32_t>(slots.size());
+    if (bpf_map_update_batch(bpf_map__fd(skeleton_->maps.maglev), slots.data(), endpoints.data(), &count, nullptr) == 0)
+        return {};
+    return failed(fmt::format("writing {} slots of the Maglev tables from {}", slots.size(), first), errno);
+}
+
+Result<void> Programs::set_access(uint32_t service, const Prefix& prefix, bool allowed) {
+    const abi::access_key key = key_of(service, prefix);
+    const uint8_t value = allowed;
+    if (bpf_map__update_elem(skeleton_->maps.access, &key, sizeof key, &value, sizeof value, BPF_ANY) == 0) return {};
+    return failed(fmt::format("writing {} into the access lists", to_string(prefix)), errno);
+}
+
+Result<void> Programs::remove_access(uint32_t service, const Prefix& prefix) {
+    const abi::access_key key = key_of(service, prefix);
+    if (bpf_map__delete_elem(skeleton_->maps.access, &key, sizeof key, 0) == 0 || errno == ENOENT) return {};
+    return failed(fmt::format("removing {} from the access lists", to_string(prefix)), errno);
+}
+
+Result<void> Programs::set_directory(const abi::directory& directory) {
+    const int inner = bpf_map_create(BPF_MAP_TYPE_ARRAY, "directory", sizeof(uint32_t), sizeof directory, 1, nullptr);
+    if (inner < 0) return failed("memory for the directory", errno);
+    const uint32_t zero = 0;
+    int error = bpf_map_update_elem(inner, &zero, &directory, BPF_ANY) < 0 ? errno : 0;
+    if (!error &&
+        bpf_map__update_elem(skeleton_->maps.directory, &zero, sizeof zero, &inner, sizeof inner, BPF_ANY) < 0)
+        error = errno;
+    close(inner);
+    if (error) return failed("replacing the directory", error);
+    return {};
+}
+
+void Programs::routes_changed() {
+    skeleton_->bss->routes_generation = skeleton_->bss->routes_generation + 1;
+}
+
+int Programs::xdp() const {
+    return bpf_program__fd(skeleton_->progs.packet_xdp);
+}
+int Programs::tc() const {
+    return bpf_program__fd(skeleton_->progs.packet_tc);
+}
+
+int Programs::map(const char* name) const {
+    return bpf_object__find_map_fd_by_name(skeleton_->obj, name);
+}
+
+Result<abi::packet_counters> Programs::service_counters(uint32_t index) const {
+    return sum<abi::packet_counters>(skeleton_->maps.service_counts, index);
+}
+Result<abi::endpoint_counters> Programs::endpoint_counters(uint32_t index) const {
+    return sum<abi::endpoint_counters>(skeleton_->maps.endpoint_counts, index);
+}
+
+Result<abi::sweep> Programs::sweep(uint32_t first, uint32_t cells, uint32_t list_service, uint32_t list_limit) {
+    abi::sweep request{.first = first, .cells = cells, .list_service = list_service, .list_limit = list_limit};
+    LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = &request, .ctx_size_in = sizeof request);
+    if (bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.sweep), &options) == 0) return request;
+    return failed(fmt::format("sweeping cells {} to {} of the flow table", first, uint64_t{first} + cells), errno);
+}
+
+Result<size_t> Programs::take_reports(const std::function<void(const abi::flow_report&)>& take) {
+    *taker_ = take;
+    const int taken = ring_buffer__consume(reports_.get());
+    *taker_ = nullptr;
+    if (taken < 0) return failed("reading the flow reports", -taken);
+    return static_cast<size_t>(taken);
+}
+
+Result<uint64_t> Programs::take_live(uint32_t service) {
+    uint64_t live = 0, none = 0;
+    const bpf_map* map = skeleton_->maps.live_flows;
+    if (bpf_map__lookup_elem(map, &service, sizeof service, &live, sizeof live, 0) < 0 ||
+        bpf_map__update_elem(map, &service, sizeof service, &none, sizeof none, BPF_ANY) < 0)
+        return failed(fmt::format("reading the flows of service {}", service), errno);
+    return live;
+}
+
+}  // namespace marchproxy::packet
