@@ -1,0 +1,204 @@
+#include "packet/plan.h"
+
+#include <gmock/gmock.h>
+
+#include "packet/directory.h"
+#include "packet/plan_cases.h"
+#include "packet/ring.h"
+
+namespace marchproxy::packet {
+namespace {
+
+using ::testing::HasSubstr;
+
+Planned must_plan(World& world, const Plan& held = {}) {
+    Result<Planned> made = make_plan(world.input(), world.indexes, held);
+    EXPECT_TRUE(made.ok()) << made.error();
+    world.indexes = made->indexes;
+    return *made;
+}
+
+const abi::directory_entry* find(const Plan& plan, std::string_view address, uint16_t port, uint8_t protocol) {
+    for (const abi::directory_entry& entry : plan.directory)
+        if (from_abi(entry.address) == ip(address) && entry.port_be == to_network(port) && entry.protocol == protocol)
+            return &entry;
+    return nullptr;
+}
+
+std::vector<uint32_t> ring_at(const Plan& plan, uint32_t service) {
+    const uint64_t word = plan.services.at(service).ring;
+    const auto found = plan.rings.find(static_cast<uint32_t>(word >> 32));
+    return static_cast<uint32_t>(word) ? found->second : std::vector<uint32_t>{};
+}
+
+TEST(Plan, OfOneService) {
+    World world;
+    Service& web = world.add("web", "203.0.113.1:80", {"10.0.1.1:8080", "10.0.1.2:8080"});
+    web.routing.policy = Policy::maglev;
+    web.routing.seed = 5;
+    web.limits.connections = 1000;
+    web.idle_timeout = std::chrono::milliseconds(90'500);
+    const Plan plan = must_plan(world).plan;
+
+    const abi::packet_service& service = plan.services.at(1);
+    EXPECT_EQ(from_abi(service.address), ip("203.0.113.1"));
+    EXPECT_EQ(service.port_be, to_network(80));
+    EXPECT_EQ(service.protocol, IPPROTO_TCP);
+    EXPECT_EQ(service.flags, uint32_t{abi::service_by_client | abi::service_access_allows});
+    EXPECT_EQ(service.seed, 5U);
+    EXPECT_EQ(service.idle_seconds, 91U);
+    EXPECT_EQ(service.opening_seconds, 60U);
+    EXPECT_EQ(service.connections, 1000U);
+    EXPECT_EQ(service.new_flow_step, 0U);
+
+    std::vector<uint32_t> expected = ring_of(Policy::maglev, 5, world.input().services[0].targets);
+    for (uint32_t& slot : expected)
+        ++slot;  // targets are counted from 0, endpoints from 1
+    EXPECT_EQ(ring_at(plan, 1), expected);
+
+    const abi::packet_endpoint& endpoint = plan.endpoints.at(2);
+    EXPECT_EQ(from_abi(endpoint.address), ip("10.0.1.2"));
+    EXPECT_EQ(endpoint.flags, abi::endpoint_in_use | abi::endpoint_takes);
+    EXPECT_EQ(from_abi(plan.sources.at(endpoint.source_first)), ip("10.0.0.2"));
+    EXPECT_EQ(endpoint.source_count, 1);
+
+    EXPECT_EQ(find(plan, "203.0.113.1", 80, IPPROTO_TCP)->kind, abi::directory_service);
+    EXPECT_EQ(find(plan, "203.0.113.1", 0, 0)->kind, abi::directory_host);
+    EXPECT_EQ(find(plan, "10.0.1.2", 8080, IPPROTO_TCP)->index, 2U);
+    EXPECT_EQ(find(plan, "10.0.0.2", 0, 0)->kind, abi::directory_source);
+}
+
+TEST(Plan, AnEndpointThatIsDownKeepsItsFlowsAndOneThatIsGoneEndsThem) {
+    World world;
+    world.add("web", "203.0.113.1:80", {"10.0.1.1:80", "10.0.1.2:80"});
+    world.draining = {at("10.0.1.2:80")};
+    Plan plan = must_plan(world).plan;
+    EXPECT_EQ(plan.endpoints.at(2).flags, abi::endpoint_in_use);
+    EXPECT_THAT(ring_at(plan, 1), ::testing::Each(1U));
+
+    world.snapshot.services[0].endpoints.pop_back();
+    plan = must_plan(world, plan).plan;
+    EXPECT_EQ(plan.endpoints.at(2).flags, 0);
+    EXPECT_EQ(from_abi(plan.endpoints.at(2).address), ip("10.0.1.2"));
+    EXPECT_EQ(find(plan, "10.0.1.2", 80, IPPROTO_TCP), nullptr);
+
+    ASSERT_TRUE(world.indexes.endpoints.release(2));
+    EXPECT_FALSE(must_plan(world, plan).plan.endpoints.contains(2));
+}
+
+TEST(Plan, AServiceThatMovesIsAnotherOneAndTheOldOneRests) {
+    World world;
+    world.add("web", "203.0.113.1:80", {"10.0.1.1:80"});
+    const Plan before = must_plan(world).plan;
+    world.snapshot.services[0].listen.port = 81;
+    const Plan plan = must_plan(world, before).plan;
+    EXPECT_EQ(find(plan, "203.0.113.1", 80, IPPROTO_TCP), nullptr);
+    EXPECT_EQ(find(plan, "203.0.113.1", 81, IPPROTO_TCP)->index, 2U);
+    EXPECT_EQ(plan.services.at(1).ring, 0U);
+    EXPECT_EQ(plan.services.at(1).port_be, to_network(80)) << "packets on the way back still need it";
+}
+
+TEST(Plan, AReleasedNumberIsFreeOnlyOnceItsRecordIsCleared) {
+    World world;
+    world.add("web", "203.0.113.1:80", {"10.0.1.1:80"});
+    const Plan first = must_plan(world).plan;
+    world.snapshot.services[0].endpoints[0].address.host = "10.0.1.2";
+    const Plan second = must_plan(world, first).plan;
+    ASSERT_TRUE(world.indexes.endpoints.release(1));
+    world.snapshot.services[0].endpoints.push_back({.address = {"10.0.1.3", 80}, .path = {}});
+    const Plan third = must_plan(world, second).plan;
+    EXPECT_FALSE(third.endpoints.contains(1));
+    EXPECT_EQ(find(third, "10.0.1.3", 80, IPPROTO_TCP)->index, 3U);
+}
+
+TEST(Plan, ALostBookIsFoundAgainInTheMaps) {
+    World world;
+    world.add("a", "203.0.113.1:80", {"10.0.1.1:80"});
+    world.add("b", "203.0.113.1:81", {"10.0.1.2:80"});
+    const Plan before = must_plan(world).plan;
+    world.indexes = Indexes::within(64, 64);
+    std::swap(world.snapshot.services[0], world.snapshot.services[1]);
+    EXPECT_TRUE(must_plan(world, before).plan == before);
+}
+
+TEST(Plan, AChangedRingGoesWhereNothingLies) {
+    World world;
+    world.add("a", "203.0.113.1:80", {"10.0.1.1:80", "10.0.1.2:80"});
+    world.add("b", "203.0.113.1:81", {"10.0.1.1:80", "10.0.1.2:80"}).routing.seed = 9;
+    const Plan before = must_plan(world).plan;
+    world.snapshot.services[0].endpoints.pop_back();
+    const Plan plan = must_plan(world, before).plan;
+    EXPECT_EQ(plan.services.at(2).ring, before.services.at(2).ring);
+    EXPECT_EQ(plan.services.at(1).ring >> 32, 2U * 2039);
+    world.snapshot.services[0].endpoints.push_back({.address = {"10.0.1.3", 80}, .path = {}});
+    EXPECT_EQ(must_plan(world, plan).plan.services.at(1).ring >> 32, 0U) << "what was left is used again";
+}
+
+TEST(Plan, ServicesShareEndpoints) {
+    World world;
+    world.add("nat", "203.0.113.1:80", {"10.0.1.1:80"}).endpoints[0].weight = 0;
+    world.add("dnat", "203.0.113.1:81", {"10.0.1.1:80"}).forwarding = Forwarding::dnat;
+    const Plan plan = must_plan(world).plan;
+    ASSERT_EQ(plan.endpoints.size(), 1U);
+    EXPECT_EQ(plan.endpoints.at(1).dnat_service, 2U);
+    EXPECT_EQ(plan.endpoints.at(1).source_count, 1);
+    EXPECT_EQ(plan.endpoints.at(1).flags, abi::endpoint_in_use | abi::endpoint_takes);
+    EXPECT_EQ(ring_at(plan, 1).size(), 0U);
+}
+
+TEST(Plan, OwnAddressesThatAreGoneGoOnWithTheirFlows) {
+    World world;
+    world.around.sources.general = {ip("10.0.0.2"), ip("10.0.0.3")};
+    world.add("web", "203.0.113.1:80", {"10.0.1.1:80"});
+    const Plan before = must_plan(world).plan;
+    EXPECT_EQ(before.endpoints.at(1).source_count, 2);
+    world.around.sources.general = {ip("10.0.0.2")};
+    const Plan plan = must_plan(world, before).plan;
+    EXPECT_EQ(plan.endpoints.at(1).source_count, 1);
+    EXPECT_EQ(plan.sources.size(), 2U);
+    EXPECT_NE(find(plan, "10.0.0.3", 0, 0), nullptr);
+}
+
+TEST(Plan, AccessListsAreFolded) {
+    World world;
+    world.add("web", "203.0.113.1:80", {"10.0.1.1:80"}).access.allow = {prefix("192.0.2.0/24")};
+    const Plan plan = must_plan(world).plan;
+    EXPECT_EQ(plan.services.at(1).flags, uint32_t{abi::service_has_access});
+    EXPECT_EQ(plan.access.at(1), (AccessEntries{{prefix("192.0.2.0/24"), true}}));
+}
+
+TEST(Plan, WhatIsUsedUpIsNamed) {
+    World world;
+    world.add("web", "203.0.113.1:80", {"10.0.1.1:80", "10.0.1.2:80"});
+    world.capacity.ring_slots = 2000;
+    EXPECT_THAT(make_plan(world.input(), world.indexes, {}).error(), HasSubstr("Maglev table of service web"));
+    world.capacity.ring_slots = 1 << 20;
+    EXPECT_THAT(make_plan(world.input(), Indexes::within(64, 2), {}).error(), HasSubstr("endpoint 10.0.1.2:80"));
+    EXPECT_THAT(make_plan(world.input(), Indexes::within(1, 64), {}).error(), HasSubstr("service web"));
+}
+
+// As step/admit.h decides.
+uint32_t admitted(const NewFlowLimit& limit, uint64_t microseconds, uint64_t every) {
+    uint64_t due = 0;
+    uint32_t count = 0;
+    for (uint64_t now = 1'000'000; now < 1'000'000 + microseconds; now += every)
+        while (std::max(due, now) - now <= limit.tolerance) {
+            due = std::max(due, now) + limit.step;
+            ++count;
+        }
+    return count;
+}
+
+TEST(NewFlowLimit, AdmitsTheRateAndABurstOfATenthOfASecond) {
+    EXPECT_EQ(new_flow_limit({}).step, 0U);
+    for (const double rate : {0.001, 5.0, 10.0, 15.0, 100.0, 1000.0, 20'000.0}) {
+        const NewFlowLimit limit = new_flow_limit(Frequency{rate});
+        const double burst = std::max(1.0, std::floor(rate / 10));
+        EXPECT_EQ(admitted(limit, 1, 1), burst) << rate;
+        EXPECT_NEAR(admitted(limit, 10'000'000, 1000), burst + rate * 10, 1 + rate / 10) << rate;
+        EXPECT_LE(admitted(limit, 10'000'000, 1000), burst + rate * 10 + 1) << rate;
+    }
+}
+
+}  // namespace
+}  // namespace marchproxy::packet

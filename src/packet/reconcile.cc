@@ -1,0 +1,243 @@
+#include "packet/reconcile.h"
+
+#include <algorithm>
+#include <cassert>
+#include <set>
+
+namespace marchproxy::packet {
+
+namespace {
+
+template <class T>
+const T* find(const std::map<uint32_t, T>& records, uint32_t index) {
+    const auto found = records.find(index);
+    return found == records.end() ? nullptr : &found->second;
+}
+
+template <class T>
+bool holds(const std::map<uint32_t, T>& records, uint32_t index, const T& record) {
+    const T* there = find(records, index);
+    return there && same_bytes(*there, record);
+}
+
+// Its numbers are those of the header.
+class Reconciler {
+  public:
+    Reconciler(const Plan& held, const Plan& wanted) : held_(held), wanted_(wanted) {
+        for (const abi::directory_entry& entry : wanted.directory)
+            if (entry.kind == abi::directory_service) found_.insert(entry.index);
+    }
+
+    std::vector<MapChange> changes() {
+        write_sources();
+        grow_endpoints();
+        write_rings();
+        widen_directory();
+        add_access();
+        write_services(true);
+        remove_access(true);
+        replace_directory();
+        write_services(false);
+        remove_access(false);
+        shrink_endpoints();
+        clear();
+        return std::move(changes_);
+    }
+
+  private:
+    void write_sources();
+    void grow_endpoints();
+    void write_rings();
+    void widen_directory();
+    void add_access();
+    void write_services(bool found);
+    void remove_access(bool found);
+    void replace_directory();
+    void shrink_endpoints();
+    void clear();
+
+    void name_directory(const std::vector<abi::directory_entry>& entries) {
+        changes_.push_back(ReplaceDirectory{entries});
+    }
+
+    const Plan& held_;
+    const Plan& wanted_;
+    std::set<uint32_t> found_;  // services that packets are to find
+    std::vector<MapChange> changes_;
+    std::vector<abi::directory_entry> directory_ = held_.directory;  // as it is after the changes so far
+};
+
+void Reconciler::write_sources() {
+    for (const auto& [index, address] : wanted_.sources)
+        if (!holds(held_.sources, index, address)) changes_.push_back(WriteSource{index, address});
+}
+
+// What an endpoint is while both configurations may name it.
+abi::packet_endpoint both(const abi::packet_endpoint* held, abi::packet_endpoint wanted) {
+    if (!held) return wanted;
+    wanted.flags |= held->flags;
+    if (!wanted.dnat_service) wanted.dnat_service = held->dnat_service;
+    if (held->source_count) {  // the directory may not name the new ones yet
+        wanted.source_first = held->source_first;
+        wanted.source_count = held->source_count;
+    }
+    return wanted;
+}
+
+void Reconciler::grow_endpoints() {
+    for (const auto& [index, endpoint] : wanted_.endpoints) {
+        const abi::packet_endpoint record = both(find(held_.endpoints, index), endpoint);
+        if (!holds(held_.endpoints, index, record)) changes_.push_back(WriteEndpoint{index, record});
+    }
+}
+
+void Reconciler::write_rings() {
+    for (const auto& [first, slots] : wanted_.rings) {
+        const std::vector<uint32_t>* there = find(held_.rings, first);
+        if (there && *there == slots) continue;
+        assert(!there);
+        changes_.push_back(WriteRing{first, slots});
+    }
+}
+
+void Reconciler::widen_directory() {
+    std::vector<abi::directory_entry> early;
+    for (const abi::directory_entry& entry : wanted_.directory)
+        if (entry.kind == abi::directory_endpoint || entry.kind == abi::directory_source) early.push_back(entry);
+    const std::vector<abi::directory_entry> wider = joined(held_.directory, early);
+    if (wider.size() == held_.directory.size()) return;
+    directory_ = wider;
+    name_directory(wider);
+}
+
+std::vector<std::pair<Prefix, bool>> longest_first(const AccessEntries& entries) {
+    std::vector<std::pair<Prefix, bool>> sorted(entries.begin(), entries.end());
+    std::stable_sort(sorted.begin(), sorted.end(),
+                     [](const auto& a, const auto& b) { return a.first.length > b.first.length; });
+    return sorted;
+}
+
+void Reconciler::add_access() {
+    for (const auto& [service, entries] : wanted_.access) {
+        const AccessEntries* there = find(held_.access, service);
+        for (const auto& [prefix, allowed] : longest_first(entries)) {
+            const bool known = there && there->contains(prefix) && there->at(prefix) == allowed;
+            if (!known) changes_.push_back(WriteAccess{service, prefix, allowed});
+        }
+    }
+}
+
+void Reconciler::write_services(bool found) {
+    for (const auto& [index, service] : wanted_.services)
+        if (found_.contains(index) == found && !holds(held_.services, index, service))
+            changes_.push_back(WriteService{index, service});
+}
+
+void Reconciler::remove_access(bool found) {
+    for (const auto& [service, entries] : held_.access) {
+        if (found_.contains(service) != found) continue;
+        const AccessEntries* wanted = find(wanted_.access, service);
+        std::vector<std::pair<Prefix, bool>> sorted = longest_first(entries);
+        for (auto entry = sorted.rbegin(); entry != sorted.rend(); ++entry)
+            if (!wanted || !wanted->contains(entry->first)) changes_.push_back(RemoveAccess{service, entry->first});
+    }
+}
+
+// Also where it stays the same but a ring was left: for its slots it has to be known that nobody is in them.
+void Reconciler::replace_directory() {
+    const bool same =
+        std::equal(directory_.begin(), directory_.end(), wanted_.directory.begin(), wanted_.directory.end(),
+                   [](const auto& a, const auto& b) { return same_bytes(a, b); });
+    const bool left = std::any_of(held_.rings.begin(), held_.rings.end(),
+                                  [&](const auto& ring) { return !wanted_.rings.contains(ring.first); });
+    const bool lost = std::any_of(wanted_.endpoints.begin(), wanted_.endpoints.end(), [&](const auto& endpoint) {
+        return !same_bytes(both(find(held_.endpoints, endpoint.first), endpoint.second), endpoint.second);
+    });
+    if (!same || left || lost) name_directory(wanted_.directory);
+}
+
+void Reconciler::shrink_endpoints() {
+    for (const auto& [index, endpoint] : wanted_.endpoints)
+        if (!same_bytes(both(find(held_.endpoints, index), endpoint), endpoint))
+            changes_.push_back(WriteEndpoint{index, endpoint});
+}
+
+void Reconciler::clear() {
+    for (const auto& [index, service] : held_.services)
+        if (!wanted_.services.contains(index)) changes_.push_back(ClearService{index});
+    for (const auto& [index, endpoint] : held_.endpoints)
+        if (!wanted_.endpoints.contains(index)) changes_.push_back(ClearEndpoint{index});
+    for (const auto& [index, address] : held_.sources)
+        if (!wanted_.sources.contains(index)) changes_.push_back(ClearSource{index});
+    for (const auto& [first, slots] : held_.rings)
+        if (!wanted_.rings.contains(first)) changes_.push_back(LeaveRing{first});
+}
+
+// One change, written and noted in what is held.
+struct Apply {
+    MapTarget& target;
+    Plan& held;
+
+    template <class Note>
+    Result<void> noting(Result<void> written, Note note) {
+        if (written) note();
+        return written;
+    }
+
+    Result<void> operator()(const WriteSource& c) {
+        return noting(target.set_source(c.index, c.address), [&] { held.sources[c.index] = c.address; });
+    }
+    Result<void> operator()(const WriteEndpoint& c) {
+        return noting(target.set_endpoint(c.index, c.endpoint), [&] { held.endpoints[c.index] = c.endpoint; });
+    }
+    Result<void> operator()(const WriteRing& c) {
+        // Also where it fails: what of it was written is not known, and nobody points to it.
+        held.rings[c.first] = c.slots;
+        return target.set_ring(c.first, c.slots);
+    }
+    Result<void> operator()(const WriteAccess& c) {
+        return noting(target.set_access(c.service, c.prefix, c.allowed),
+                      [&] { held.access[c.service][c.prefix] = c.allowed; });
+    }
+    Result<void> operator()(const RemoveAccess& c) {
+        return noting(target.remove_access(c.service, c.prefix), [&] {
+            AccessEntries& entries = held.access[c.service];
+            entries.erase(c.prefix);
+            if (entries.empty()) held.access.erase(c.service);
+        });
+    }
+    Result<void> operator()(const WriteService& c) {
+        return noting(target.set_service(c.index, c.service), [&] { held.services[c.index] = c.service; });
+    }
+    Result<void> operator()(const ReplaceDirectory& c) {
+        return noting(target.set_directory(c.entries), [&] { held.directory = c.entries; });
+    }
+    Result<void> operator()(const ClearService& c) {
+        return noting(target.set_service(c.index, {}), [&] { held.services.erase(c.index); });
+    }
+    Result<void> operator()(const ClearEndpoint& c) {
+        return noting(target.set_endpoint(c.index, {}), [&] { held.endpoints.erase(c.index); });
+    }
+    Result<void> operator()(const ClearSource& c) {
+        return noting(target.set_source(c.index, {}), [&] { held.sources.erase(c.index); });
+    }
+    Result<void> operator()(const LeaveRing& c) {
+        held.rings.erase(c.first);
+        return {};
+    }
+};
+
+}  // namespace
+
+std::vector<MapChange> reconcile(const Plan& held, const Plan& wanted) {
+    return Reconciler(held, wanted).changes();
+}
+
+Result<void> apply(std::span<const MapChange> changes, MapTarget& target, Plan& held) {
+    Apply one{target, held};
+    for (const MapChange& change : changes)
+        if (Result<void> applied = std::visit(one, change); !applied) return applied;
+    return {};
+}
+
+}  // namespace marchproxy::packet

@@ -1,0 +1,227 @@
+#include "packet/suitability.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <set>
+
+#include "packet/indexes.h"
+
+namespace marchproxy::packet {
+namespace {
+
+using Reason = std::optional<std::string>;
+
+// --- one service ---------------------------------------------------------------------------------------------------
+
+Reason by_machine(const Service&, const Surroundings& around) {
+    if (!around.settings->packet.enabled) return "packet.enabled is false";
+    if (!around.unavailable.empty()) return around.unavailable;
+    if (around.settings->packet.interfaces.empty()) return "packet.interfaces names no interface";
+    return {};
+}
+
+Reason by_connections(const Service& service, const Surroundings&) {
+    if (service.tls != TlsMode::none) return fmt::format("tls.mode: {} needs sockets", name_of(service.tls));
+    if (service.proxy_protocol != ProxyProtocol::none)
+        return fmt::format("proxy_protocol: {} needs sockets", name_of(service.proxy_protocol));
+    if (service.accept_proxy_protocol) return "accept_proxy_protocol needs sockets";
+    if (service.routing.retry == Retry::unanswered) return "routing.retry: unanswered needs sockets";
+    return {};
+}
+
+Reason by_listen(const Service& service, const Surroundings& around) {
+    const IpAddress& ip = service.listen.ip;
+    if (ip.is_unspecified())
+        return fmt::format("listen: {} is every address; write the service's own, as in {}", to_string(service.listen),
+                           to_string(SocketAddress{*IpAddress::parse(ip.is_v4() ? "192.0.2.10" : "2001:db8::10"),
+                                                   service.listen.port}));
+    if (ip.is_loopback())
+        return fmt::format("listen: {} is met by no packet of an interface", to_string(service.listen));
+    const std::vector<IpAddress> sources = around.sources.all();
+    const bool shared = std::find(sources.begin(), sources.end(), ip) != sources.end();
+    if (shared && service.listen.port - around.nat_port_first < around.nat_ports &&
+        service.listen.port >= around.nat_port_first)
+        return fmt::format(
+            "{} is also the address from which endpoints are spoken to, with ports {}-{}; give the service an address "
+            "of its own or a port outside of them",
+            to_string(service.listen), around.nat_port_first, around.nat_port_first + around.nat_ports - 1);
+    return {};
+}
+
+Reason by_policy(const Service& service, const Surroundings&) {
+    switch (service.routing.policy) {
+        case Policy::round_robin:
+        case Policy::weighted_round_robin:
+        case Policy::maglev:
+            return {};
+        case Policy::least_connections:
+            return "routing.policy: least_connections needs a count that packets do not have; weighted_round_robin "
+                   "does "
+                   "without";
+        default:
+            return fmt::format("routing.policy: {} is not in the packet plane yet", name_of(service.routing.policy));
+    }
+}
+
+// A cell's time is seconds modulo 2^14 (abi/packet.h); beyond this too little is left to tell idle from busy.
+constexpr Duration longest_idle = std::chrono::hours(4);
+
+Reason by_limits(const Service& service, const Surroundings& around) {
+    if (service.limits.connections_per_source) return "limits.connections_per_source is not in the packet plane yet";
+    if (service.limits.connections.value_or(0) > UINT32_MAX)
+        return fmt::format("limits.connections is beyond {}", UINT32_MAX);
+    const StreamSettings& stream = around.settings->stream;
+    const Duration usual = service.protocol == Protocol::tcp ? stream.idle_timeout : stream.udp_idle_timeout;
+    if (service.idle_timeout.value_or(usual) > longest_idle)
+        return fmt::format("an idle_timeout of {} is longer than the packet plane can tell, {}",
+                           to_string(service.idle_timeout.value_or(usual)), to_string(longest_idle));
+    return {};
+}
+
+Reason by_qos(const Service& service, const Surroundings&) {
+    const ServiceQos& qos = service.qos;
+    if (qos.rate.up || qos.rate.down || qos.guarantee.up || qos.guarantee.down || qos.burst)
+        return "qos.rate, guarantee and burst are not in the packet plane yet";
+    if (qos.dscp || qos.ecn || qos.trust) return "qos.dscp, ecn and trust are not in the packet plane yet";
+    return {};
+}
+
+Reason by_forwarding(const Service& service, const Surroundings&) {
+    if (service.forwarding == Forwarding::dsr) return "forwarding: dsr is not in the packet plane yet";
+    return {};
+}
+
+const char* family_of(const IpAddress& ip) {
+    return ip.is_v4() ? "IPv4" : "IPv6";
+}
+
+// Where an endpoint has addresses, one must be of the service's family.
+Reason by_families(const Service& service, const Surroundings& around) {
+    for (const Endpoint& endpoint : service.endpoints) {
+        std::vector<SocketAddress> addresses;
+        if (const auto literal = IpAddress::parse(endpoint.address.host))
+            addresses.push_back({*literal, endpoint.address.port});
+        else if (const auto found = around.resolution.find(endpoint.address); found != around.resolution.end())
+            addresses = found->second;
+        const auto fits = [&](const SocketAddress& a) { return a.ip.is_v4() == service.listen.ip.is_v4(); };
+        if (!addresses.empty() && std::none_of(addresses.begin(), addresses.end(), fits))
+            return fmt::format("endpoint {} is {} and the service {}; packets are not translated between them",
+                               to_string(endpoint.address), family_of(addresses[0].ip), family_of(service.listen.ip));
+    }
+    return {};
+}
+
+Reason by_endpoints(const Service& service, const Surroundings& around) {
+    const std::vector<IpAddress> own = around.sources.all();
+    for (const Target& target : targets_of(service, around.resolution)) {
+        const IpAddress& ip = target.address.ip;
+        if (ip.is_loopback() || ip == service.listen.ip || std::find(own.begin(), own.end(), ip) != own.end())
+            return fmt::format("endpoint {} is on this machine, where no packets are forwarded to",
+                               to_string(target.address));
+        if (service.forwarding != Forwarding::dnat && around.sources.towards(target).empty())
+            return fmt::format("this machine has no {} address from which to speak to endpoint {}", family_of(ip),
+                               to_string(target.address));
+    }
+    return {};
+}
+
+}  // namespace
+
+Reason reason_against(const Service& service, const Surroundings& surroundings) {
+    for (const auto& check : {by_machine, by_connections, by_listen, by_policy, by_limits, by_qos, by_forwarding,
+                              by_families, by_endpoints})
+        if (Reason reason = check(service, surroundings)) return reason;
+    return {};
+}
+
+// --- services beside each other ------------------------------------------------------------------------------------
+
+namespace {
+
+// What the services that are in the packet plane have claimed.
+class Claims {
+  public:
+    explicit Claims(const Surroundings& surroundings) : surroundings_(surroundings) {}
+
+    Reason against(const Service& service) const {
+        if (const auto user = uses_.find({service.listen, service.protocol}); user != uses_.end())
+            return fmt::format("{} is an endpoint of service {}", to_string(service.listen), user->second.service);
+        for (const Target& target : targets_of(service, surroundings_.resolution))
+            if (Reason reason = against(service, target)) return reason;
+        return {};
+    }
+
+    void add(const Service& service) {
+        listening_[{service.listen, service.protocol}] = service.name;
+        for (const Target& target : targets_of(service, surroundings_.resolution)) {
+            Use& use = uses_[{target.address, service.protocol}];
+            use.service = service.name;
+            if (service.forwarding == Forwarding::dnat)
+                use.dnat = service.name;
+            else
+                use.sources = surroundings_.sources.towards(target);
+        }
+    }
+
+  private:
+    struct Use {
+        std::string service;
+        std::string dnat;                // the one service with it that has its packets come from here
+        std::vector<IpAddress> sources;  // the addresses that all other services speak from
+    };
+
+    Reason against(const Service& service, const Target& target) const {
+        const EndpointKey key{target.address, service.protocol};
+        if (const auto other = listening_.find(key); other != listening_.end())
+            return fmt::format("endpoint {} is service {}", to_string(target.address), other->second);
+        const auto found = uses_.find(key);
+        if (found == uses_.end()) return {};
+        const Use& use = found->second;
+        const bool dnat = service.forwarding == Forwarding::dnat;
+        if (dnat && !use.dnat.empty())
+            return fmt::format(
+                "endpoint {} is also one of service {}, and with forwarding: dnat its packets do not show for which of "
+                "the two they are; give it another port there",
+                to_string(target.address), use.dnat);
+        if (!dnat && !use.sources.empty() && use.sources != surroundings_.sources.towards(target))
+            return fmt::format("endpoint {} is also one of service {}, by a path with another source address",
+                               to_string(target.address), use.service);
+        return {};
+    }
+
+    const Surroundings& surroundings_;
+    std::map<EndpointKey, std::string> listening_;
+    std::map<EndpointKey, Use> uses_;
+};
+
+constexpr const char* asked_for = "the configuration asks for it";
+
+}  // namespace
+
+Assignments assign(const Snapshot& snapshot, const Surroundings& surroundings) {
+    Assignments result;
+    result.services.resize(snapshot.services.size(), {false, asked_for});
+    Claims claims(surroundings);
+    for (const PlaneChoice round : {PlaneChoice::packet, PlaneChoice::automatic})
+        for (size_t i = 0; i < snapshot.services.size(); ++i) {
+            const Service& service = snapshot.services[i];
+            if (service.plane != round) continue;
+            Reason reason = reason_against(service, surroundings);
+            if (!reason) reason = claims.against(service);
+            if (!reason) {
+                claims.add(service);
+                result.services[i] = {true, round == PlaneChoice::packet ? asked_for : "nothing of it needs sockets"};
+                continue;
+            }
+            result.services[i] = {false, *reason};
+            if (round == PlaneChoice::packet)
+                result.errors.push_back(
+                    fmt::format("service {}: plane: packet is not possible: {}", service.name, *reason));
+        }
+    return result;
+}
+
+}  // namespace marchproxy::packet

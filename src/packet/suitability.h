@@ -1,0 +1,42 @@
+// Whether the packet plane can carry a service, and if not why, in words for its user. Pure.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/snapshot.h"
+#include "packet/targets.h"
+
+namespace marchproxy::packet {
+
+// What the answer depends on beside the service.
+struct Surroundings {
+    const Settings* settings;
+    Resolution resolution;
+    SourceAddresses sources;
+    uint16_t nat_port_first = 1024;  // as in Capacity
+    uint16_t nat_ports = 64'512;
+    std::string unavailable;  // why this machine has no packet plane; empty: it has
+};
+
+// What keeps the service from it, looked at alone. A name that has not resolved yet is no reason: it is an endpoint
+// once it does.
+std::optional<std::string> reason_against(const Service& service, const Surroundings& surroundings);
+
+// Which plane carries a service, and why it is that one; goes to `plane_reason`.
+struct Assignment {
+    bool packet = false;
+    std::string reason;
+};
+
+struct Assignments {
+    std::vector<Assignment> services;  // as the snapshot counts them
+    std::vector<std::string> errors;   // services that ask for the packet plane and cannot have it
+};
+
+// All services, with what they are to each other: of two that cannot both be there the one that asks for the packet
+// plane has it, or else the first.
+Assignments assign(const Snapshot& snapshot, const Surroundings& surroundings);
+
+}  // namespace marchproxy::packet

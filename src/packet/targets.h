@@ -1,0 +1,37 @@
+// Whom a service's packets may go to, and from which of our addresses. Pure.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/snapshot.h"
+
+namespace marchproxy::packet {
+
+// Where the names among the endpoints are at the moment. Literal addresses need no entry.
+using Resolution = std::map<HostPort, std::vector<SocketAddress>>;
+
+struct Target {
+    SocketAddress address;
+    std::string path;       // name of a Path; empty: none
+    uint32_t weight = 100;  // 0 takes no new flows
+    bool up = true;         // what the caller knows of its health
+    bool draining = false;
+    bool operator==(const Target&) const = default;
+};
+
+// The service's endpoints by address, each once, in the order of the configuration. Only of the family of its own
+// address: packets are not translated between families.
+std::vector<Target> targets_of(const Service& service, const Resolution& resolution);
+
+// Our own addresses, from which we speak to endpoints.
+struct SourceAddresses {
+    std::vector<IpAddress> general;                         // IPv4 and IPv6, in the order of preference
+    std::map<std::string, std::vector<IpAddress>> by_path;  // instead of the general ones; by name of path
+
+    std::vector<IpAddress> towards(const Target& target) const;  // of its family, each once
+    std::vector<IpAddress> all() const;
+};
+
+}  // namespace marchproxy::packet
