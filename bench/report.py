@@ -104,12 +104,12 @@ def shown(value):
     return f"{value:.3g}"
 
 
-def figures_table(results, subjects):
-    """Medians of all rows, one column a subject."""
+def figures_table(results, subjects, rows):
+    """Medians of the rows, one column a subject."""
     lines = [["figure", "unit", *subjects]]
-    for row in results.row_names():
+    for row in rows:
         lines.append([row, results.unit(row), *(shown(results.median(row, subject)) for subject in subjects)])
-    return markdown(lines)
+    return markdown(lines) if len(lines) > 1 else ""
 
 
 def targets_table(results):

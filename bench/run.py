@@ -14,6 +14,7 @@ import sys
 import time
 
 import measures
+import packet
 import peers
 import report
 from processes import BenchError, Ports, raise_descriptor_limit, run_tool
@@ -165,7 +166,14 @@ def measure_round(number, chosen_measures, subjects, rig, results, wanted):
 
 def write_results(directory, results, machine, subjects):
     names = [subject.name for subject in subjects]
-    parts = [report.figures_table(results, names), report.targets_table(results), machine_line(machine)]
+    packets = set(packet.row_names(""))
+    streams = [row for row in results.row_names() if row not in packets]
+    parts = [
+        report.figures_table(results, names, streams),
+        report.targets_table(results),
+        report.figures_table(results, packet.SUBJECTS, [row for row in results.row_names() if row in packets]),
+        machine_line(machine),
+    ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     for name, content in (
         ("results.json", json.dumps(results.as_json(), indent=1) + "\n"),
@@ -177,12 +185,29 @@ def write_results(directory, results, machine, subjects):
     return text
 
 
+def measure_streams(arguments, effort, chosen_measures, subjects, endpoints, work, results, machine):
+    """Every round over every proxy; what is there so far is written after each."""
+    with contextlib.ExitStack() as stack:
+        rig = stack.enter_context(measures.Rig(os.path.join(arguments.build, "bench"), endpoints, work, effort))
+        for subject in list(subjects):
+            stack.callback(subject.stop)
+            try:
+                subject.start()
+            except BenchError as error:
+                say(f"{error}; left out")
+                subjects.remove(subject)
+        for number in range(effort.runs):
+            measure_round(number, chosen_measures, subjects, rig, results, arguments.only)
+            write_results(arguments.out, results, machine, subjects)
+
+
 def run(arguments):
     chosen_measures = [measure for measure in measures.all_measures() if measure.row_names(arguments.only)]
     if arguments.list:
-        print("\n".join(name for measure in chosen_measures for name in measure.row_names(arguments.only)))
+        names = [name for measure in chosen_measures for name in measure.row_names(arguments.only)]
+        print("\n".join(names + packet.row_names(arguments.only)))
         return
-    if not chosen_measures:
+    if not chosen_measures and not packet.row_names(arguments.only):
         raise BenchError(f"no row's name matches '{arguments.only}'; `bench/run.py --list` prints them")
     check_tools(arguments)
     descriptors = raise_descriptor_limit()
@@ -198,18 +223,10 @@ def run(arguments):
         say(f"the machine is busy (load {machine['load_at_start']}): figures will suffer")
 
     results = report.Results()
-    with contextlib.ExitStack() as stack:
-        rig = stack.enter_context(measures.Rig(os.path.join(arguments.build, "bench"), endpoints, work, effort))
-        for subject in list(subjects):
-            stack.callback(subject.stop)
-            try:
-                subject.start()
-            except BenchError as error:
-                say(f"{error}; left out")
-                subjects.remove(subject)
-        for number in range(effort.runs):
-            measure_round(number, chosen_measures, subjects, rig, results, arguments.only)
-            table = write_results(arguments.out, results, machine, subjects)
+    if chosen_measures:
+        measure_streams(arguments, effort, chosen_measures, subjects, endpoints, work, results, machine)
+    packet.measure(arguments.build, effort.runs, arguments.only, results, say)
+    table = write_results(arguments.out, results, machine, subjects)
     print("\n" + table)
     say(f"the same in {os.path.join(arguments.out, 'results.json')}")
 

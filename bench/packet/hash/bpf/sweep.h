@@ -1,0 +1,2 @@
+// The comparison expires nothing.
+#pragma once

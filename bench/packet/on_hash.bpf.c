@@ -1,0 +1,2 @@
+#define FLOW_MAP_TYPE BPF_MAP_TYPE_HASH
+#include "bpf/packet.bpf.c"

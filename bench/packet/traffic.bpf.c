@@ -1,0 +1,46 @@
+// Writes a drawn flow's packet into the frame and hands it to the program under test by a tail call: BPF_PROG_TEST_RUN
+// repeats one frame, and every program here changes it. What this costs by itself is the bench's floor.
+#include "bench/packet/traffic.h"
+
+#include "bpf/lib/bpf.h"
+#include "bpf/lib/checksum.h"
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+    __uint(max_entries, 1);
+    __uint(key_size, sizeof(__u32));
+    __uint(value_size, sizeof(__u32));
+} under_test SEC(".maps");
+
+volatile struct traffic traffic;
+
+SEC("xdp") int empty(struct xdp_md* context) {
+    return XDP_DROP;
+}
+
+SEC("xdp") int draw(struct xdp_md* context) {
+    struct frame* frame = (void*)(long)context->data;
+    if ((void*)(frame + 1) > (void*)(long)context->data_end) return XDP_ABORTED;
+    __u32 n = traffic.first;
+    if (traffic.in_order) {
+        n += traffic.next++;
+    } else if (traffic.flows > 1) {
+        n += (__u32)((__u64)bpf_get_prandom_u32() * traffic.flows >> 32);
+    }
+    frame->ip.ttl = 64;
+    frame->ip.check = 0x1234;  // the programs change checksums by difference, whatever they are
+    frame->udp.check = 0x5678;
+    if (traffic.from_endpoint) {
+        frame->ip.saddr = traffic.endpoint;
+        frame->ip.daddr = traffic.source;
+    } else {
+        frame->ip.saddr = client_address_be(n);
+        frame->ip.daddr = traffic.service;
+        frame->udp.source = client_port_be(n);
+        frame->udp.dest = traffic.service_port;
+    }
+    bpf_tail_call(context, &under_test, 0);
+    return XDP_ABORTED;
+}
+
+char LICENSE[] SEC("license") = "GPL";
