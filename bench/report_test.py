@@ -58,7 +58,7 @@ class Rows(unittest.TestCase):
         self.assertEqual(row, expected)
 
     def test_absent_figures_show_as_not_available(self):
-        table = report.figures_table(results({("udp-1", "echoes/s", False): {"nginx": [1234]}}), ["haproxy", "nginx"])
+        table = report.figures_table(results({("udp-1", "echoes/s", False): {"nginx": [1234]}}), ["haproxy", "nginx"], ["udp-1"])
         self.assertIn("| n/a     | 1,234 |", table)
 
 

@@ -1,16 +1,17 @@
-# marchproxy_room(NAME [ROOMS room...] [LIBRARIES target...])
+# marchproxy_room(NAME [ROOMS room...] [LIBRARIES target...] [TOGETHER suite...])
 #
 # A room is src/NAME: its *.cc make one static library. Beside a source x.cc may lie
 #   x_test.cc   all of a room's tests make one program NAME_test, run by ctest
 #   x_fuzz.cc   one libFuzzer program each (MARCHPROXY_FUZZ)
 #   x_bench.cc  one Google Benchmark program each (MARCHPROXY_BENCH)
+# TOGETHER: suites whose tests share what takes seconds to make, so that each suite is one entry of ctest, not each test.
 # ROOMS are the only rooms whose headers it may include; tests/architecture checks that.
 include(GoogleTest)
 if(MARCHPROXY_FUZZ)
   add_custom_target(fuzzers)  # all of them: scripts/fuzz.sh runs what it built
 endif()
 function(marchproxy_room name)
-  cmake_parse_arguments(room "" "" "ROOMS;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(room "" "" "ROOMS;LIBRARIES;TOGETHER" ${ARGN})
   set(directory "${CMAKE_SOURCE_DIR}/src/${name}")
   file(GLOB sources CONFIGURE_DEPENDS "${directory}/*.cc")
   set(tests ${sources})
@@ -32,7 +33,17 @@ function(marchproxy_room name)
   if(MARCHPROXY_TESTS AND tests)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE ${name} GTest::gtest GTest::gmock GTest::gtest_main)
-    gtest_discover_tests(${name}_test TEST_PREFIX "unit.${name}." DISCOVERY_MODE PRE_TEST
+    set(alone "")
+    foreach(suite ${room_TOGETHER})
+      string(APPEND alone ":${suite}.*")
+      add_test(NAME "unit.${name}.${suite}" COMMAND ${name}_test "--gtest_filter=${suite}.*")
+      set_tests_properties("unit.${name}.${suite}" PROPERTIES TIMEOUT 120 LABELS unit
+                           SKIP_REGULAR_EXPRESSION "SKIPPED")
+    endforeach()
+    if(alone)
+      string(REGEX REPLACE "^:" "TEST_FILTER;-" alone "${alone}")
+    endif()
+    gtest_discover_tests(${name}_test TEST_PREFIX "unit.${name}." DISCOVERY_MODE PRE_TEST ${alone}
                          PROPERTIES TIMEOUT 60 LABELS unit)
   endif()
   if(MARCHPROXY_BENCH)
