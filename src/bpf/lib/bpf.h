@@ -1,8 +1,8 @@
 // What every part of the kernel half includes: the kernel's interface and the shapes shared with user space.
 #pragma once
 
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+// libbpf's headers use the kernel's types and do not include them: they come last.
+// clang-format off
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -13,6 +13,10 @@
 #include <linux/udp.h>
 #include <stdbool.h>
 #include <stddef.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+// clang-format on
 
 #include "abi/packet.h"
 
