@@ -69,28 +69,6 @@ __noinline int begin(const struct packet* p, struct decision* d) {
     return towards(service, p, &chosen, d);
 }
 
-// Who is meant by an endpoint's packet.
-struct addressee {
-    struct address client;
-    __u16 port_be;
-    __u32 service;
-};
-
-inlined bool addressee_of(__u64 target, bool v6, struct addressee* to) {
-    if (!v6) {
-        to->client = mapped(bpf_htonl((__u32)(target >> 30)));
-        to->port_be = bpf_htons((__u16)(target >> 14));
-        to->service = target & (max_packet_services - 1);
-        return true;
-    }
-    const struct flow_client* entry = client_entry((__u32)target);
-    if (!entry) return false;
-    to->client = entry->address;
-    to->port_be = entry->port_be;
-    to->service = entry->service;
-    return true;
-}
-
 inlined int from_endpoint(const struct packet* p, const struct classified* class, struct decision* d) {
     __u64 identity;
     if (class->source) {
@@ -101,13 +79,15 @@ inlined int from_endpoint(const struct packet* p, const struct classified* class
         identity = identity_of_client(&p->destination, p->destination_port_be, endpoint->dnat_service, p->v6);
     }
     struct found flow = find_flow(&endpoint_flows, identity);
-    struct addressee to;
-    if (!flow.cell || !addressee_of(flow.target, p->v6, &to)) return decided_pass;  // the machine's own traffic with it
-    if (!class->source && !same_address(&to.client, &p->destination)) return decided_pass;
-    const struct packet_service* service = bpf_map_lookup_elem(&services, &to.service);
+    struct flow_client to;
+    if (!flow.cell || !read_client(flow.target, p->v6, (__u32)flow.target, &to))
+        return decided_pass;  // the machine's own traffic with it
+    if (!class->source && !same_address(&to.address, &p->destination)) return decided_pass;
+    const __u32 index = to.service;
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
     if (!service) return decided_pass;
 
-    d->service = to.service;
+    d->service = index;
     if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);
 
     follow_endpoint(&flow, p);
@@ -116,7 +96,7 @@ inlined int from_endpoint(const struct packet* p, const struct classified* class
     d->direction = direction_down;
     d->to.source = service->address;
     d->to.source_port_be = service->port_be;
-    d->to.destination = to.client;
+    d->to.destination = to.address;
     d->to.destination_port_be = to.port_be;
     return decided_forward;
 }

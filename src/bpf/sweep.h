@@ -32,9 +32,9 @@ inlined enum packet_verdict end_of(enum flow_state state) {
 
 // A flow as the sweep sees it.
 struct swept {
-    struct flow_cell* cell;
     __u64 identity, target, traffic;
     __u64 back_identity, back_traffic;  // the endpoint's direction; identity 0: there is none
+    struct flow_client client;
     __u32 service, silent;
 };
 
@@ -47,19 +47,6 @@ inlined void find_back(struct swept* s, const struct packet_service* service) {
     if (!s->back_identity) return;
     const struct found back = find_flow(&endpoint_flows, s->back_identity);
     if (back.cell) s->back_traffic = flow_read(back.cell->traffic);
-}
-
-// The client's address and port, from the identity or, IPv6, from beside the cell.
-inlined void fill_client(struct flow_report* r, __u64 identity, __u32 number) {
-    if (!(identity & flow_identity_v6)) {
-        r->client = mapped(bpf_htonl((__u32)(identity >> 30)));
-        r->client_port_be = bpf_htons((__u16)(identity >> 14));
-        return;
-    }
-    const struct flow_client* entry = client_entry(number);
-    if (!entry) return;
-    r->client = entry->address;
-    r->client_port_be = entry->port_be;
 }
 
 inlined void fill_traffic(struct flow_report* r, enum flow_direction direction, __u64 identity, __u64 traffic,
@@ -75,7 +62,7 @@ inlined void fill_traffic(struct flow_report* r, enum flow_direction direction, 
 }
 
 // False: the ring buffer is full.
-inlined bool report(const struct swept* s, __u32 number, bool ended, enum packet_verdict why) {
+inlined bool report(const struct swept* s, bool ended, enum packet_verdict why) {
     struct flow_report* r = bpf_ringbuf_reserve(&reports, sizeof(*r), 0);
     if (!r) return false;
     __builtin_memset(r, 0, sizeof(*r));
@@ -85,7 +72,8 @@ inlined bool report(const struct swept* s, __u32 number, bool ended, enum packet
     r->idle_seconds = s->silent;
     r->ended = ended;
     r->why = why;
-    fill_client(r, s->identity, number);
+    r->client = s->client.address;
+    r->client_port_be = s->client.port_be;
     fill_traffic(r, direction_up, s->identity, s->traffic, ended);
     if (s->back_identity) fill_traffic(r, direction_down, s->back_identity, s->back_traffic, ended);
     bpf_ringbuf_submit(r, 0);
@@ -100,12 +88,6 @@ inlined void end_flow(const struct swept* s, __u32 number) {
     }
     remove_client(s->identity, number);
     count_live(s->service, -1);
-}
-
-inlined __u32 service_of(__u64 identity, __u32 number) {
-    if (!(identity & flow_identity_v6)) return identity & (max_packet_services - 1);
-    const struct flow_client* entry = client_entry(number);
-    return entry ? entry->service : 0;
 }
 
 // Whether a flow is over, and why.
@@ -126,11 +108,12 @@ __noinline int visit(__u32 number, struct sweep* run) {
     if (!run) return 0;
     struct flow_cell* cell = cell_at(&client_flows, number);
     if (!cell) return 0;
-    struct swept s = {.cell = cell, .identity = flow_read(cell->identity)};
+    struct swept s = {.identity = flow_read(cell->identity)};
     if (!s.identity || s.identity & flow_identity_tentative) return 0;
     s.target = flow_read(cell->target);
     s.traffic = flow_read(cell->traffic);
-    s.service = service_of(s.identity, number);
+    if (!read_client(s.identity, s.identity & flow_identity_v6, number, &s.client)) return 0;
+    s.service = s.client.service;
     const struct packet_service* service = bpf_map_lookup_elem(&services, &s.service);
     if (!service) return 0;
 
@@ -141,13 +124,13 @@ __noinline int visit(__u32 number, struct sweep* run) {
     enum packet_verdict why;
     if (over(&s, service, now, &why)) {
         if (!s.back_identity) find_back(&s, service);
-        if (report(&s, number, true, why)) {
+        if (report(&s, true, why)) {
             end_flow(&s, number);
             ++run->ended;
             return 0;
         }
         ++run->kept_back;  // until the next pass, so that no record is lost
-    } else if (listed && report(&s, number, false, packet_verdict_finished)) {
+    } else if (listed && report(&s, false, packet_verdict_finished)) {
         ++run->listed;
     }
     ++run->live;
@@ -156,20 +139,15 @@ __noinline int visit(__u32 number, struct sweep* run) {
     return 0;
 }
 
-struct sweep_context {
-    struct sweep run;
-};
-
 static long sweep_cell(__u32 i, void* context) {
-    struct sweep_context* c = context;
-    visit(c->run.first + i, &c->run);
+    struct sweep* run = context;
+    visit(run->first + i, run);
     return 0;
 }
 
 SEC("syscall") int sweep(struct sweep* request) {
-    struct sweep_context c = {*request};
-    const __u32 cells = c.run.cells;
-    bpf_loop(cells < sweep_cells ? cells : sweep_cells, sweep_cell, &c, 0);
-    *request = c.run;
+    struct sweep run = *request;
+    bpf_loop(run.cells < sweep_cells ? run.cells : sweep_cells, sweep_cell, &run, 0);
+    *request = run;
     return 0;
 }

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "control/descriptor.h"
+#include "model/descriptor.h"
 #include "model/result.h"
 #include "stream/plane.h"
 

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <vector>
 
-#include "control/descriptor.h"
+#include "model/descriptor.h"
 #include "model/result.h"
 
 namespace marchproxy::control {

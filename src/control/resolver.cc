@@ -18,8 +18,8 @@
 #include <tuple>
 #include <utility>
 
-#include "control/descriptor.h"
 #include "control/hosts.h"
+#include "model/descriptor.h"
 
 namespace marchproxy::control {
 

@@ -5,7 +5,7 @@
 #include <csignal>
 #include <optional>
 
-#include "control/descriptor.h"
+#include "model/descriptor.h"
 
 namespace marchproxy::control {
 

@@ -15,7 +15,7 @@
 #include <iterator>
 #include <utility>
 
-#include "packet/descriptor.h"
+#include "model/descriptor.h"
 #include "packet/libbpf_messages.h"
 
 namespace marchproxy::packet {

@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "abi/packet.h"
-#include "packet/descriptor.h"
+#include "model/descriptor.h"
 #include "packet/programs.h"
 
 namespace marchproxy::packet::testing {

@@ -10,8 +10,8 @@
 #include <functional>
 #include <string>
 
+#include "model/descriptor.h"
 #include "model/result.h"
-#include "packet/descriptor.h"
 #include "packet/way.h"
 
 struct bpf_object;

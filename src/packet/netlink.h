@@ -14,8 +14,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "model/descriptor.h"
 #include "model/result.h"
-#include "packet/descriptor.h"
 
 namespace marchproxy::packet::netlink {
 

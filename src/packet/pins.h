@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "model/descriptor.h"
 #include "model/result.h"
-#include "packet/descriptor.h"
 #include "packet/way.h"
 
 namespace marchproxy::packet {

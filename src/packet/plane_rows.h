@@ -20,8 +20,8 @@
 #include <string>
 #include <vector>
 
+#include "model/descriptor.h"
 #include "packet/chunk_rows.h"
-#include "packet/descriptor.h"
 #include "packet/directory.h"
 #include "packet/frame_rows.h"
 #include "packet/programs.h"

@@ -21,7 +21,7 @@
 #include <iterator>
 #include <string>
 
-#include "packet/descriptor.h"
+#include "model/descriptor.h"
 
 namespace marchproxy::packet::testing {
 

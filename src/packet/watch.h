@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "model/address.h"
+#include "model/descriptor.h"
 #include "model/result.h"
-#include "packet/descriptor.h"
 #include "packet/netlink.h"
 
 namespace marchproxy::packet {

@@ -63,6 +63,22 @@ inlined bool is_client(const struct flow_client* entry, const struct packet* p, 
            entry->service == service;
 }
 
+// Who a client's direction belongs to. `word`: its identity, or without flow_target_answered the target of the
+// endpoint's direction, which both hold the whole of an IPv4 client; `cell`: its number, beside which an IPv6 client is
+// kept.
+inlined bool read_client(__u64 word, bool v6, __u32 cell, struct flow_client* client) {
+    if (!v6) {
+        client->address = mapped(bpf_htonl((__u32)(word >> 30)));
+        client->port_be = bpf_htons((__u16)(word >> 14));
+        client->service = word & (max_packet_services - 1);
+        return true;
+    }
+    const struct flow_client* entry = client_entry(cell);
+    if (!entry) return false;
+    *client = *entry;
+    return true;
+}
+
 inlined struct flow_cell* cell_at(void* table, __u32 cell) {
     struct flow_chunk* chunk = chunk_of(table, cell / flow_chunk_cells);
     if (!chunk) return 0;
@@ -167,12 +183,10 @@ inlined __u64 carry_key(__u64 identity, enum flow_direction direction) {
 
 inlined void carry(const struct found* flow, enum flow_direction direction, __u64 packets, __u64 bytes) {
     const __u64 key = carry_key(flow->identity, direction);
+    const struct carried none = {0};
+    bpf_map_update_elem(&carries, &key, &none, BPF_NOEXIST);  // fails where it is, and where another CPU was first
     struct carried* sum = bpf_map_lookup_elem(&carries, &key);
-    if (sum) {
-        __sync_fetch_and_add(&sum->packets, packets);
-        __sync_fetch_and_add(&sum->bytes, bytes);
-        return;
-    }
-    const struct carried first = {packets, bytes};
-    bpf_map_update_elem(&carries, &key, &first, BPF_NOEXIST);
+    if (!sum) return;
+    __sync_fetch_and_add(&sum->packets, packets);
+    __sync_fetch_and_add(&sum->bytes, bytes);
 }

@@ -12,6 +12,14 @@ struct chosen {
     enum packet_verdict why;
 };
 
+// The flow that a client's packet belongs to; cell null: none. Of an IPv6 client the identity is a hash, which another
+// client may share.
+inlined struct found flow_of_client(const struct packet* p, __u32 service) {
+    struct found flow = find_flow(&client_flows, identity_of_client(&p->source, p->source_port_be, service, p->v6));
+    if (flow.cell && p->v6 && !is_client(client_entry(cell_index(&flow)), p, service)) flow.cell = 0;
+    return flow;
+}
+
 // Where a client stands in the Maglev table of its service: a pure function of packet and snapshot, so that every node
 // that shares the service's seed chooses alike. By the address alone it is routing/maglev.h's maglev_hash.
 enum { maglev_use_client = 3, maglev_use_client_and_port = 4 };
@@ -97,7 +105,7 @@ inlined struct chosen begin_flow(const struct packet_service* service, __u32 ind
         touch_endpoint(identity_of_endpoint(number, endpoint->source_first, bpf_ntohs(p->source_port_be)));
     const int claimed = insert_client(identity, 0, seconds);
     if (claimed == -flow_exists) {  // another CPU begins it in this moment
-        const struct found other = find_flow(&client_flows, identity);
+        const struct found other = flow_of_client(p, index);
         if (other.cell) read_target(other.target, &c);
         if (other.cell) return c;
     }
@@ -137,10 +145,8 @@ inlined bool endpoint_takes_flows(__u32 number) {
 
 // The flow it belongs to. False: none yet.
 inlined bool choose_by_flow(__u32 index, const struct packet* p, struct chosen* c) {
-    const __u64 identity = identity_of_client(&p->source, p->source_port_be, index, p->v6);
-    struct found flow = find_flow(&client_flows, identity);
+    struct found flow = flow_of_client(p, index);
     if (!flow.cell) return false;
-    if (p->v6 && !is_client(client_entry(cell_index(&flow)), p, index)) return false;
     read_target(flow.target, c);
     if (begins_anew(p, flow.target) && !endpoint_takes_flows(c->endpoint)) {
         c->why = packet_verdict_no_endpoint;

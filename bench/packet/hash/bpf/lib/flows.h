@@ -43,6 +43,12 @@ inlined __u64 identity_of_endpoint(__u32 endpoint, __u32 source, __u16 port) {
     return (__u64)endpoint << 22 | (__u64)source << 16 | port;
 }
 
+inlined bool read_client(__u64 word, bool v6, __u32 cell, struct flow_client* client) {
+    client->address = mapped(bpf_htonl((__u32)(word >> 30)));
+    client->port_be = bpf_htons((__u16)(word >> 14));
+    client->service = word & (max_packet_services - 1);
+    return true;
+}
 inlined struct flow_client* client_entry(__u32 cell) {
     return 0;
 }

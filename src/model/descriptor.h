@@ -7,7 +7,7 @@
 #include <system_error>
 #include <utility>
 
-namespace marchproxy::control {
+namespace marchproxy {
 
 class Descriptor {
   public:
@@ -38,4 +38,4 @@ class Descriptor {
     int number_ = -1;
 };
 
-}  // namespace marchproxy::control
+}  // namespace marchproxy
