@@ -75,7 +75,7 @@ TEST_F(ClientTest, PrintsExactJsonForScripts) {
 }
 
 TEST_F(ClientTest, PrintsServicesAligned) {
-    stream::ServiceStatus& web = view.add_service("web");
+    telemetry::ServiceStatus& web = view.add_service("web");
     web.active_connections = 12345;
     web.paths[0].received_bytes = 2'500'000;
     web.paths[0].ended[static_cast<size_t>(Verdict::connect_timeout)] = 3;
@@ -96,7 +96,7 @@ TEST_F(ClientTest, PrintsServicesAligned) {
 }
 
 TEST_F(ClientTest, PrintsOneServiceWithItsEndpoints) {
-    stream::ServiceStatus& web = view.add_service("web");
+    telemetry::ServiceStatus& web = view.add_service("web");
     web.endpoints[0].up = false;
     web.endpoints[0].last_error = "Connection refused";
     const Ran ran = run("services web");
@@ -121,7 +121,7 @@ TEST_F(ClientTest, PrintsFlowsAndPaths) {
 
 TEST_F(ClientTest, ShowsRatesOnTop) {
     view.add_service("idle");
-    stream::ServiceStatus& web = view.add_service("web");
+    telemetry::ServiceStatus& web = view.add_service("web");
     std::thread traffic([&] {
         std::this_thread::sleep_for(std::chrono::milliseconds(150));
         std::lock_guard lock(view.mutex);

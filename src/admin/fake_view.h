@@ -21,8 +21,8 @@ struct FakeView final : View {
 
     ProcessStatus process() const override { return locked(process_status); }
     SnapshotPointer snapshot() const override { return locked(published); }
-    stream::Status status() const override { return locked(plane); }
-    std::vector<flow::Record> active_flows(const stream::FlowQuery& query) const override {
+    Status status() const override { return locked(plane); }
+    std::vector<flow::Record> active_flows(const flow::Query& query) const override {
         std::vector<flow::Record> result;
         for (const flow::Record& record : locked(active))
             if (query.service.empty() || record.origin->service == query.service) result.push_back(record);
@@ -47,13 +47,13 @@ struct FakeView final : View {
     }
 
     // A service with one endpoint that is up, in the plane's status and in the snapshot.
-    stream::ServiceStatus& add_service(const std::string& name, const std::string& path = "aws-us-east-1") {
+    telemetry::ServiceStatus& add_service(const std::string& name, const std::string& path = "aws-us-east-1") {
         Snapshot next = *published;
         next.services.push_back({.name = name});
         if (next.find_path(path) == nullptr)
             next.paths.push_back({.name = path, .provider = "aws", .region = "us-east-1"});
         publish(next);
-        stream::ServiceStatus service;
+        telemetry::ServiceStatus service;
         service.name = name;
         service.listen = SocketAddress{IpAddress::any_v4(), 8080};
         service.plane_reason = "it accepts the PROXY protocol";
@@ -74,7 +74,7 @@ struct FakeView final : View {
     mutable std::mutex mutex;
     ProcessStatus process_status;
     SnapshotPointer published;
-    stream::Status plane;
+    Status plane;
     std::vector<flow::Record> active;
     flow::Store store;
     std::string reload_error;

@@ -10,10 +10,10 @@
 namespace marchproxy::admin {
 
 // Takes new connections: it is up, its name has resolved, it has weight and is not draining.
-bool usable(const stream::EndpointStatus& endpoint);
+bool usable(const telemetry::EndpointStatus& endpoint);
 
 // Configured, or removed with connections left.
-bool shown(const stream::ServiceStatus& service, const Snapshot* snapshot);
+bool shown(const telemetry::ServiceStatus& service, const Snapshot* snapshot);
 
 struct PathHealth {
     bool known = false;     // an endpoint uses the path
@@ -21,10 +21,10 @@ struct PathHealth {
     bool draining = false;  // all of them drain
     uint64_t active_connections = 0, received_bytes = 0, sent_bytes = 0;
 };
-PathHealth path_health(const stream::Status& status, const std::string& path);
+PathHealth path_health(const Status& status, const std::string& path);
 
 // Why the proxy should get no new traffic, in words; empty: it is ready.
-std::vector<std::string> not_ready_because(const ProcessStatus& process, const stream::Status& status,
+std::vector<std::string> not_ready_because(const ProcessStatus& process, const Status& status,
                                            const Snapshot* snapshot);
 
 }  // namespace marchproxy::admin

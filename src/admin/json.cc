@@ -19,7 +19,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr size_t most_active_flows = 10'000;  // looked at for one answer
-constexpr std::string_view stream_plane = "stream";
 
 double seconds(Duration duration) {
     return std::chrono::duration<double>(duration).count();
@@ -46,9 +45,9 @@ struct ServiceTotals {
     std::array<uint64_t, verdict_count> results{};
 };
 
-ServiceTotals totals_of(const stream::ServiceStatus& service) {
+ServiceTotals totals_of(const telemetry::ServiceStatus& service) {
     ServiceTotals totals;
-    for (const stream::PathCounters& path : service.paths) {
+    for (const telemetry::PathCounters& path : service.paths) {
         totals.received_bytes += path.received_bytes;
         totals.sent_bytes += path.sent_bytes;
         totals.ended += sum(path.ended);
@@ -58,7 +57,7 @@ ServiceTotals totals_of(const stream::ServiceStatus& service) {
     return totals;
 }
 
-Json endpoint_json(const stream::EndpointStatus& endpoint) {
+Json endpoint_json(const telemetry::EndpointStatus& endpoint) {
     return {{"address", endpoint.address},
             {"resolved", text_or_null(endpoint.resolved)},
             {"path", endpoint.path},
@@ -69,16 +68,16 @@ Json endpoint_json(const stream::EndpointStatus& endpoint) {
             {"last_error", text_or_null(endpoint.last_error)}};
 }
 
-Json service_json(const stream::ServiceStatus& service, const Service* configured) {
+Json service_json(const telemetry::ServiceStatus& service, const Service* configured) {
     const ServiceTotals totals = totals_of(service);
     Json endpoints = Json::array();
-    for (const stream::EndpointStatus& endpoint : service.endpoints)
+    for (const telemetry::EndpointStatus& endpoint : service.endpoints)
         endpoints.push_back(endpoint_json(endpoint));
     return {{"name", service.name},
             {"protocol", name_of(service.protocol)},
             {"listen", to_string(service.listen)},
             {"listening", service.listening},
-            {"plane", stream_plane},
+            {"plane", service.plane},
             {"plane_reason", service.plane_reason},
             {"priority", name_of(service.priority)},
             {"policy", configured ? Json(name_of(configured->routing.policy)) : Json()},
@@ -86,8 +85,8 @@ Json service_json(const stream::ServiceStatus& service, const Service* configure
             {"connections_total", totals.ended + service.active_connections},
             {"received_bytes", totals.received_bytes},
             {"sent_bytes", totals.sent_bytes},
-            {"received_datagrams", service.received_datagrams},
-            {"sent_datagrams", service.sent_datagrams},
+            {"received_packets", service.received_packets},
+            {"sent_packets", service.sent_packets},
             {"results", by_verdict(totals.results)},
             {"dropped", by_verdict(service.dropped)},
             {"endpoints", std::move(endpoints)}};
@@ -119,6 +118,23 @@ Json worker_json(const stream::WorkerStatus& worker) {
             {"memory_bytes", worker.user_memory_bytes}};
 }
 
+Json packet_json(const packet::Status& status) {
+    Json interfaces = Json::array();
+    for (const packet::InterfaceStatus& interface : status.interfaces)
+        interfaces.push_back({{"name", interface.name},
+                              {"way", text_or_null(interface.way)},
+                              {"problem", text_or_null(interface.problem)},
+                              {"program_id", interface.program_id},
+                              {"adopted", interface.adopted},
+                              {"refused", interface.refused}});
+    return {{"running", status.running},
+            {"reason", status.reason},
+            {"interfaces", std::move(interfaces)},
+            {"took_over", status.took_over},
+            {"flow_capacity", status.flow_capacity},
+            {"memory_bytes", status.memory_bytes}};
+}
+
 Json reload_json(const ReloadStatus& reload) {
     return {{"succeeded", reload.succeeded},
             {"failed", reload.failed},
@@ -126,12 +142,12 @@ Json reload_json(const ReloadStatus& reload) {
             {"last_error", text_or_null(reload.last_error)}};
 }
 
-Json planes_json(const stream::Status& status, const Snapshot* snapshot) {
+Json planes_json(const Status& status, const Snapshot* snapshot) {
     Json result = Json::array();
-    for (const stream::ServiceStatus& service : status.services) {
+    for (const telemetry::ServiceStatus& service : status.services) {
         if (!shown(service, snapshot)) continue;
         result.push_back({{"name", service.name},
-                          {"plane", stream_plane},
+                          {"plane", service.plane},
                           {"plane_reason", service.plane_reason},
                           {"listening", service.listening},
                           {"active_connections", service.active_connections}});
@@ -163,7 +179,7 @@ std::string_view name_of(ProcessState state) {
 
 Json status_json(const View& view) {
     const ProcessStatus process = view.process();
-    const stream::Status status = view.status();
+    const Status status = view.status();
     const SnapshotPointer snapshot = view.snapshot();
     const telemetry::ProcessUsage usage = telemetry::process_usage();
     std::vector<std::string> notes = process.notes;
@@ -182,6 +198,7 @@ Json status_json(const View& view) {
             {"reload", reload_json(process.reload)},
             {"services", planes_json(status, snapshot.get())},
             {"workers", std::move(workers)},
+            {"packet_plane", packet_json(status.packet)},
             {"descriptors", {{"used", status.descriptors_used}, {"limit", status.descriptors_limit}}},
             {"memory", {{"resident_bytes", usage.resident_bytes}}},
             {"cpu_seconds", usage.cpu_seconds},
@@ -189,13 +206,13 @@ Json status_json(const View& view) {
             {"notes", std::move(notes)}};
 }
 
-Json services_json(const stream::Status& status, const Snapshot* snapshot) {
+Json services_json(const Status& status, const Snapshot* snapshot) {
     std::unordered_map<std::string_view, const Service*> configured;
     if (snapshot != nullptr)
         for (const Service& service : snapshot->services)
             configured.emplace(service.name, &service);
     Json result = Json::array();
-    for (const stream::ServiceStatus& service : status.services) {
+    for (const telemetry::ServiceStatus& service : status.services) {
         const auto found = configured.find(service.name);
         if (found != configured.end())
             result.push_back(service_json(service, found->second));
@@ -205,7 +222,7 @@ Json services_json(const stream::Status& status, const Snapshot* snapshot) {
     return result;
 }
 
-Json paths_json(const stream::Status& status, const Snapshot* snapshot) {
+Json paths_json(const Status& status, const Snapshot* snapshot) {
     Json result = Json::array();
     if (snapshot == nullptr) return result;
     for (const Path& path : snapshot->paths)
@@ -214,7 +231,8 @@ Json paths_json(const stream::Status& status, const Snapshot* snapshot) {
 }
 
 Json flows_json(const View& view, const flow::Query& query) {
-    std::vector<flow::Record> records = view.active_flows({.service = query.service, .limit = most_active_flows});
+    std::vector<flow::Record> records =
+        view.active_flows({.service = query.service, .limit = most_active_flows, .sort = query.sort});
     flow::arrange(records, query);
     flow::Query rest = query;
     rest.limit -= records.size();
@@ -227,10 +245,10 @@ Json flows_json(const View& view, const flow::Query& query) {
 }
 
 Json totals_json(const View& view) {
-    const stream::Status status = view.status();
+    const Status status = view.status();
     const telemetry::ProcessUsage usage = telemetry::process_usage();
     uint64_t active = 0, ended = 0, received = 0, sent = 0, dropped = 0, endpoints = 0, usable_endpoints = 0;
-    for (const stream::ServiceStatus& service : status.services) {
+    for (const telemetry::ServiceStatus& service : status.services) {
         const ServiceTotals totals = totals_of(service);
         active += service.active_connections;
         ended += totals.ended;

@@ -12,8 +12,8 @@ namespace marchproxy::admin {
 std::string_view name_of(ProcessState state);
 
 nlohmann::json status_json(const View& view);
-nlohmann::json services_json(const stream::Status& status, const Snapshot* snapshot);
-nlohmann::json paths_json(const stream::Status& status, const Snapshot* snapshot);
+nlohmann::json services_json(const Status& status, const Snapshot* snapshot);
+nlohmann::json paths_json(const Status& status, const Snapshot* snapshot);
 
 // Open flows first, then finished ones, each sorted as asked; together at most `query.limit`.
 nlohmann::json flows_json(const View& view, const flow::Query& query);

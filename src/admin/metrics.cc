@@ -21,12 +21,12 @@ bool observed(const HistogramValues& values) {
 }
 
 // Where every endpoint has a path, the path "" stands for connections that found no endpoint: none, as a rule.
-bool untouched(const stream::PathCounters& path) {
+bool untouched(const telemetry::PathCounters& path) {
     return path.path.empty() && path.decisions == 0 &&
            std::all_of(path.ended.begin(), path.ended.end(), [](uint64_t count) { return count == 0; });
 }
 
-void fill_path_of_service(MetricSet& set, const stream::ServiceStatus& service, const stream::PathCounters& path,
+void fill_path_of_service(MetricSet& set, const telemetry::ServiceStatus& service, const telemetry::PathCounters& path,
                           std::string_view policy) {
     for (size_t i = 0; i < verdict_count; ++i) {
         if (path.ended[i] == 0 && static_cast<Verdict>(i) != Verdict::finished) continue;
@@ -40,47 +40,48 @@ void fill_path_of_service(MetricSet& set, const stream::ServiceStatus& service, 
         set.add(Metric::marchproxy_connect_latency_seconds, {service.name, path.path}, path.connect_latency);
 }
 
-void fill_service(MetricSet& set, const stream::ServiceStatus& service, std::string_view policy) {
+void fill_service(MetricSet& set, const telemetry::ServiceStatus& service, std::string_view policy) {
     set.add(Metric::marchproxy_active_connections, {service.name}, service.active_connections);
     set.add(Metric::marchproxy_flows, {service.name}, service.active_connections);
     set.add(Metric::marchproxy_failovers_total, {service.name}, service.failovers);
     if (observed(service.duration))
         set.add(Metric::marchproxy_connection_duration_seconds, {service.name}, service.duration);
-    if (service.protocol == Protocol::udp) {
-        set.add(Metric::marchproxy_packets_total, {service.name, "received"}, service.received_datagrams);
-        set.add(Metric::marchproxy_packets_total, {service.name, "sent"}, service.sent_datagrams);
+    if (service.protocol == Protocol::udp || service.received_packets > 0) {
+        set.add(Metric::marchproxy_packets_total, {service.name, "received"}, service.received_packets);
+        set.add(Metric::marchproxy_packets_total, {service.name, "sent"}, service.sent_packets);
     }
     for (size_t i = 0; i < verdict_count; ++i) {
         if (service.dropped[i] == 0) continue;
-        set.add(Metric::marchproxy_dropped_total, {service.name, "stream", verdict_texts[i].name}, service.dropped[i]);
+        set.add(Metric::marchproxy_dropped_total, {service.name, service.plane, verdict_texts[i].name},
+                service.dropped[i]);
     }
-    for (const stream::PathCounters& path : service.paths) {
+    for (const telemetry::PathCounters& path : service.paths) {
         if (service.paths.size() == 1 || !untouched(path)) fill_path_of_service(set, service, path, policy);
     }
 }
 
 // A name may resolve to several addresses: one series then, up when one of them is.
-void fill_endpoints(MetricSet& set, const stream::ServiceStatus& service) {
-    std::vector<const stream::EndpointStatus*> first;
+void fill_endpoints(MetricSet& set, const telemetry::ServiceStatus& service) {
+    std::vector<const telemetry::EndpointStatus*> first;
     std::unordered_map<std::string_view, bool> up;
-    for (const stream::EndpointStatus& endpoint : service.endpoints) {
+    for (const telemetry::EndpointStatus& endpoint : service.endpoints) {
         const auto [entry, added] = up.emplace(endpoint.address, false);
         if (added) first.push_back(&endpoint);
         entry->second = entry->second || usable(endpoint);
     }
-    for (const stream::EndpointStatus* endpoint : first)
+    for (const telemetry::EndpointStatus* endpoint : first)
         set.add(Metric::marchproxy_endpoint_up, {service.name, endpoint->address, endpoint->path},
                 bool{up[endpoint->address]});
 }
 
-void fill_paths(MetricSet& set, const stream::Status& status, const Snapshot& snapshot) {
+void fill_paths(MetricSet& set, const Status& status, const Snapshot& snapshot) {
     for (const Path& path : snapshot.paths) {
         const PathHealth health = path_health(status, path.name);
         if (health.known) set.add(Metric::marchproxy_path_up, {path.name, path.provider, path.region}, health.up);
     }
 }
 
-void fill_workers(MetricSet& set, const stream::Status& status) {
+void fill_workers(MetricSet& set, const Status& status) {
     for (const stream::WorkerStatus& worker : status.workers) {
         const std::string index = std::to_string(worker.index);
         set.add(Metric::marchproxy_worker_active_connections, {index}, worker.active_connections);
@@ -111,13 +112,13 @@ void fill_process(MetricSet& set, const View& view) {
 }  // namespace
 
 void fill(MetricSet& set, const View& view) {
-    const stream::Status status = view.status();
+    const Status status = view.status();
     const SnapshotPointer snapshot = view.snapshot();
     std::unordered_map<std::string_view, std::string_view> policies;
     if (snapshot)
         for (const Service& service : snapshot->services)
             policies.emplace(service.name, name_of(service.routing.policy));
-    for (const stream::ServiceStatus& service : status.services) {
+    for (const telemetry::ServiceStatus& service : status.services) {
         const auto policy = policies.find(service.name);
         fill_service(set, service, policy == policies.end() ? std::string_view() : policy->second);
         fill_endpoints(set, service);

@@ -85,6 +85,24 @@ std::string workers_table(const Json& workers) {
     return table.empty() ? "" : '\n' + table.text();
 }
 
+std::string packet_report(const Json& plane) {
+    if (!plane.at("running").get<bool>()) return fmt::format("\npacket plane off: {}\n", text_of(plane.at("reason")));
+    std::string text =
+        fmt::format("\npacket plane on: {}; room for {} flows in {}{}\n", text_of(plane.at("reason")),
+                    number_of(plane.at("flow_capacity")), human_bytes(plane.at("memory_bytes").get<double>()),
+                    plane.at("took_over").get<bool>() ? ", taken over from an earlier process" : "");
+    Table table({{"INTERFACE"}, {"ATTACHED AS"}, {"PROGRAM", Align::right}, {"WHY NOT BETTER"}});
+    for (const Json& interface : plane.at("interfaces")) {
+        const Json& refused = interface.at("refused");
+        const std::string why = interface.at("way").is_null() ? text_of(interface.at("problem"))
+                                : refused.empty()             ? "-"
+                                                              : refused.front().get<std::string>();
+        table.add(
+            {text_of(interface.at("name")), text_of(interface.at("way")), number_of(interface.at("program_id")), why});
+    }
+    return text + table.text();
+}
+
 }  // namespace
 
 std::string status_report(const Json& status) {
@@ -113,7 +131,8 @@ std::string status_report(const Json& status) {
     if (!status.at("flows").at("file_error").is_null()) line("flow file", text_of(status.at("flows").at("file_error")));
     for (const Json& note : status.at("notes"))
         line("note", text_of(note));
-    return text + planes_table(status.at("services")) + workers_table(status.at("workers"));
+    return text + planes_table(status.at("services")) + packet_report(status.at("packet_plane")) +
+           workers_table(status.at("workers"));
 }
 
 std::string services_report(const Json& services) {

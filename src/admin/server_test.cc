@@ -117,7 +117,7 @@ TEST_F(ServerTest, IsNotReadyWhileStartingOrDraining) {
 
 TEST_F(ServerTest, IsNotReadyWhenAServiceHasNoUsableEndpoint) {
     view.add_service("web");
-    stream::ServiceStatus& database = view.add_service("db");
+    telemetry::ServiceStatus& database = view.add_service("db");
     database.endpoints[0].up = false;
     database.endpoints[0].last_error = "Connection refused";
     auto answer = get("/readyz");
@@ -136,7 +136,7 @@ TEST_F(ServerTest, IsNotReadyWhenAServiceHasNoUsableEndpoint) {
 }
 
 TEST_F(ServerTest, ListsServicesWithTheContractsFields) {
-    stream::ServiceStatus& web = view.add_service("web");
+    telemetry::ServiceStatus& web = view.add_service("web");
     web.active_connections = 3;
     web.priority = Priority::p1;
     web.endpoints[0].active_connections = 3;
@@ -256,7 +256,7 @@ TEST_F(ServerTest, ShowsTheConfigurationWithoutItsSecrets) {
 }
 
 TEST_F(ServerTest, ExposesMetricsInTheFormatAskedFor) {
-    stream::ServiceStatus& web = view.add_service("web");
+    telemetry::ServiceStatus& web = view.add_service("web");
     web.active_connections = 2;
     web.paths[0].received_bytes = 1000;
     web.paths[0].decisions = 5;
@@ -300,7 +300,7 @@ TEST_F(ServerTest, CarriesTenThousandServices) {
     for (int i = 0; i < 10'000; ++i) {
         const std::string name = "service-" + std::to_string(i);
         next.services.push_back({.name = name});
-        stream::ServiceStatus service;
+        telemetry::ServiceStatus service;
         service.name = name;
         service.listening = true;
         service.endpoints.push_back({.address = "10.1.0.10:80", .resolved = "10.1.0.10:80", .weight = 100});

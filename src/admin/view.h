@@ -10,11 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "flow/record.h"
 #include "flow/store.h"
 #include "model/result.h"
 #include "model/snapshot.h"
-#include "stream/plane.h"
+#include "packet/status.h"
 #include "stream/status.h"
 
 namespace marchproxy::admin {
@@ -36,14 +35,24 @@ struct ProcessStatus {
     std::vector<std::string> notes;  // what cannot work here, in words, besides the planes' own notes
 };
 
+// Both planes together.
+struct Status {
+    std::vector<telemetry::ServiceStatus> services;
+    std::vector<stream::WorkerStatus> workers;
+    uint64_t descriptors_used = 0, descriptors_limit = 0;
+    bool accepting = true;
+    std::vector<std::string> notes;  // what cannot work here, in words
+    packet::Status packet;           // its services and notes are those above
+};
+
 class View {
   public:
     virtual ~View() = default;
 
     virtual ProcessStatus process() const = 0;
     virtual SnapshotPointer snapshot() const = 0;  // null only while starting
-    virtual stream::Status status() const = 0;
-    virtual std::vector<flow::Record> active_flows(const stream::FlowQuery& query) const = 0;
+    virtual Status status() const = 0;
+    virtual std::vector<flow::Record> active_flows(const flow::Query& query) const = 0;
     virtual const flow::Store& flows() const = 0;
 
     // Reads the configuration again, as SIGHUP does, and returns when it runs or was refused.

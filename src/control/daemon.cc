@@ -88,8 +88,8 @@ class Daemon::Implementation final : public admin::View {
 
     admin::ProcessStatus process() const override { return board_.status(); }
     SnapshotPointer snapshot() const override { return board_.snapshot(); }
-    stream::Status status() const override { return plane_->status(); }
-    std::vector<flow::Record> active_flows(const stream::FlowQuery& query) const override {
+    admin::Status status() const override { return both(plane_->status()); }
+    std::vector<flow::Record> active_flows(const flow::Query& query) const override {
         return plane_->active_flows(query);
     }
     const flow::Store& flows() const override { return *store_; }
@@ -100,6 +100,16 @@ class Daemon::Implementation final : public admin::View {
     }
 
   private:
+    static admin::Status both(stream::Status&& stream) {
+        return {.services = std::move(stream.services),
+                .workers = std::move(stream.workers),
+                .descriptors_used = stream.descriptors_used,
+                .descriptors_limit = stream.descriptors_limit,
+                .accepting = stream.accepting,
+                .notes = std::move(stream.notes),
+                .packet = {}};
+    }
+
     // --- start ---
 
     Result<void> start(Snapshot snapshot) {

@@ -47,7 +47,7 @@ nlohmann::json to_json(const Record& record) {
     const Origin& origin = *record.origin;
     nlohmann::json json = {
         {"service", origin.service},
-        {"plane", "stream"},
+        {"plane", record.origin->plane},
         {"protocol", name_of(origin.protocol)},
         {"client", to_string(record.client)},
         {"endpoint", endpoint_of(record)},

@@ -1,9 +1,10 @@
-// A flow record: one TCP connection or UDP session, finished or still open.
+// A flow record: one TCP connection, UDP session or flow of packets, finished or still open.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "abi/verdicts.h"
@@ -13,6 +14,7 @@ namespace marchproxy::flow {
 
 // What many flows have in common, shared by pointer so that a record stays small.
 struct Origin {
+    std::string_view plane = "stream";  // "stream" or "packet"
     std::string service;
     std::string path;      // empty: the endpoint has none
     std::string endpoint;  // as configured: "db.example:5432"

@@ -12,50 +12,7 @@ namespace {
 
 static_assert(sizeof(Record) <= 104, "store.h states what a kept flow costs");
 
-uint64_t bytes_of(const Record& record) {
-    return record.received_bytes + record.sent_bytes;
-}
-
-bool before(const Record& a, const Record& b, Sort sort) {
-    if (sort == Sort::duration && a.duration != b.duration) return a.duration > b.duration;
-    if (sort == Sort::bytes && bytes_of(a) != bytes_of(b)) return bytes_of(a) > bytes_of(b);
-    return a.start > b.start;
-}
-
-bool wanted(const Record& record, const Query& query) {
-    return query.service.empty() || record.origin->service == query.service;
-}
-
-// The first `query.limit` of `found` in the query's order.
-void arrange_pointers(std::vector<const Record*>& found, const Query& query) {
-    const size_t count = std::min(query.limit, found.size());
-    std::partial_sort(found.begin(), found.begin() + static_cast<ptrdiff_t>(count), found.end(),
-                      [&](const Record* a, const Record* b) { return before(*a, *b, query.sort); });
-    found.resize(count);
-}
-
 }  // namespace
-
-std::optional<Sort> sort_from_name(std::string_view name) {
-    if (name == "start") return Sort::start;
-    if (name == "duration") return Sort::duration;
-    if (name == "bytes") return Sort::bytes;
-    return std::nullopt;
-}
-
-void arrange(std::vector<Record>& records, const Query& query) {
-    std::erase_if(records, [&](const Record& record) { return !wanted(record, query); });
-    std::vector<const Record*> order;
-    order.reserve(records.size());
-    for (const Record& record : records)
-        order.push_back(&record);
-    arrange_pointers(order, query);
-    std::vector<Record> sorted;
-    sorted.reserve(order.size());
-    for (const Record* record : order)
-        sorted.push_back(*record);
-    records = std::move(sorted);
-}
 
 // Blocks of records, so that a query takes pointers to the full ones and reads them outside the lock: a worker that
 // hands in its flows never waits for a reader to walk over all of them.
@@ -98,11 +55,11 @@ class Store::Ring {
             for (const Record& record : *block) {
                 if (skip > 0)
                     --skip;
-                else if (wanted(record, query))
+                else if (query.wants(record))
                     found.push_back(&record);
             }
         }
-        arrange_pointers(found, query);
+        arrange(found, query);
         std::vector<Record> result;
         result.reserve(found.size());
         for (const Record* record : found)

@@ -8,11 +8,10 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "flow/record.h"
+#include "flow/query.h"
 
 namespace marchproxy::flow {
 
@@ -23,15 +22,6 @@ struct StoreOptions {
     bool operator==(const StoreOptions&) const = default;
 };
 
-enum class Sort : uint8_t { start, duration, bytes };
-std::optional<Sort> sort_from_name(std::string_view name);
-
-struct Query {
-    std::string service{};  // empty: all
-    size_t limit = 100;
-    Sort sort = Sort::start;  // the newest, longest or largest first
-};
-
 struct StoreStatus {
     uint64_t total = 0;      // flows that finished since the start
     uint64_t kept = 0;       // of those, in memory
@@ -39,9 +29,6 @@ struct StoreStatus {
     uint64_t dropped = 0;    // not in the file: the queue was full, or writing failed
     std::string file_error;  // why the file cannot be written at the moment; empty: it can
 };
-
-// Sorts and cuts as `query` asks; for lists that come from elsewhere too.
-void arrange(std::vector<Record>& records, const Query& query);
 
 class Store final : public Sink {
   public:

@@ -72,8 +72,8 @@ struct Plane::Implementation {
     ServiceViewPointer make_view(const SnapshotPointer& from, const Service& service);
     void start_workers(const StreamSettings& settings);
     void publish();
-    ServiceStatus service_status(const ServiceView& view) const;
-    void add_counters(const ServiceState& state, ServiceStatus& status) const;
+    telemetry::ServiceStatus service_status(const ServiceView& view) const;
+    void add_counters(const ServiceState& state, telemetry::ServiceStatus& status) const;
     std::vector<std::string> notes() const;
 };
 
@@ -311,19 +311,19 @@ std::vector<ListeningSocket> Plane::listeners() const {
 
 // --- what it tells -------------------------------------------------------------------------------------------------
 
-void Plane::Implementation::add_counters(const ServiceState& state, ServiceStatus& status) const {
+void Plane::Implementation::add_counters(const ServiceState& state, telemetry::ServiceStatus& status) const {
     status.active_connections = state.active.load(std::memory_order_relaxed);
     for (const ServiceSlot& slot : state.slots) {
         for (size_t i = 0; i < verdict_count; ++i)
             status.dropped[i] += slot.dropped[i].get();
         status.failovers += slot.failovers.get();
-        status.received_datagrams += slot.received_datagrams.get();
-        status.sent_datagrams += slot.sent_datagrams.get();
+        status.received_packets += slot.received_datagrams.get();
+        status.sent_packets += slot.sent_datagrams.get();
         status.duration += slot.duration.values();
     }
     std::lock_guard lock(state.mutex);
     for (const auto& [name, path] : state.paths) {
-        PathCounters counters{.path = name};
+        telemetry::PathCounters counters{.path = name};
         for (const PathSlot& slot : path->slots) {
             counters.received_bytes += slot.received_bytes.get();
             counters.sent_bytes += slot.sent_bytes.get();
@@ -336,15 +336,16 @@ void Plane::Implementation::add_counters(const ServiceState& state, ServiceStatu
     }
 }
 
-ServiceStatus Plane::Implementation::service_status(const ServiceView& view) const {
+telemetry::ServiceStatus Plane::Implementation::service_status(const ServiceView& view) const {
     const Service& service = *view.service;
-    ServiceStatus status{.name = service.name,
-                         .protocol = service.protocol,
-                         .listen = service.listen,
-                         .priority = service.qos.priority.value_or(Priority::p3),
-                         .plane_reason = service.plane == PlaneChoice::stream ? "the configuration asks for it"
-                                                                              : "this version has no packet plane",
-                         .listening = accepting};
+    telemetry::ServiceStatus status{.name = service.name,
+                                    .protocol = service.protocol,
+                                    .listen = service.listen,
+                                    .priority = service.qos.priority.value_or(Priority::p3),
+                                    .plane_reason = service.plane == PlaneChoice::stream
+                                                        ? "the configuration asks for it"
+                                                        : "this version has no packet plane",
+                                    .listening = accepting};
     add_counters(*view.state, status);
     for (size_t i = 0; i < view.endpoints.size(); ++i) {
         const EndpointRuntime& endpoint = *view.endpoints[i];
@@ -403,7 +404,8 @@ Status Plane::status() const {
     // Removed services go on being counted, so that counters never fall.
     for (const auto& [name, state] : plane.states) {
         if (current.contains(name)) continue;
-        ServiceStatus removed{.name = name, .listen = {}, .plane_reason = "removed by a reload", .listening = false};
+        telemetry::ServiceStatus removed{
+            .name = name, .listen = {}, .plane_reason = "removed by a reload", .listening = false};
         plane.add_counters(*state, removed);
         status.services.push_back(std::move(removed));
     }
@@ -412,7 +414,7 @@ Status Plane::status() const {
     return status;
 }
 
-std::vector<flow::Record> Plane::active_flows(const FlowQuery& query) const {
+std::vector<flow::Record> Plane::active_flows(const flow::Query& query) const {
     const Implementation& plane = *implementation_;
     std::lock_guard lock(plane.mutex);
     std::vector<flow::Record> records;

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "flow/record.h"
+#include "flow/query.h"
 #include "model/snapshot.h"
 #include "stream/status.h"
 #include "telemetry/log.h"
@@ -22,11 +22,6 @@ struct ListeningSocket {
     int descriptor = -1;
     Protocol protocol = Protocol::tcp;
     SocketAddress address;
-};
-
-struct FlowQuery {
-    std::string service;  // empty: all
-    size_t limit = 1000;
 };
 
 class Plane {
@@ -59,7 +54,7 @@ class Plane {
     std::vector<ListeningSocket> listeners() const;
 
     Status status() const;
-    std::vector<flow::Record> active_flows(const FlowQuery& query) const;
+    std::vector<flow::Record> active_flows(const flow::Query& query) const;
 
   private:
     struct Implementation;

@@ -85,11 +85,11 @@ class PlaneTest : public ::testing::Test {
         return plane.apply(snapshot, resolution);
     }
     Fd connect() { return connect_to(service.listen); }
-    ServiceStatus status() { return plane.status().services.at(0); }
+    telemetry::ServiceStatus status() { return plane.status().services.at(0); }
     uint64_t dropped(Verdict verdict) { return status().dropped[static_cast<size_t>(verdict)]; }
     uint64_t ended(Verdict verdict) {
         uint64_t count = 0;
-        for (const PathCounters& path : status().paths)
+        for (const telemetry::PathCounters& path : status().paths)
             count += path.ended[static_cast<size_t>(verdict)];
         return count;
     }
@@ -335,8 +335,8 @@ TEST_F(PlaneTest, CarriesDatagramsAndForgetsIdleSessions) {
     EXPECT_EQ(status().active_connections, 2u);
     EXPECT_TRUE(eventually([&] { return status().active_connections == 0; }));
     EXPECT_EQ(ended(Verdict::idle_timeout), 2u);
-    EXPECT_EQ(status().received_datagrams, 2u);
-    EXPECT_EQ(status().sent_datagrams, 2u);
+    EXPECT_EQ(status().received_packets, 2u);
+    EXPECT_EQ(status().sent_packets, 2u);
 }
 
 TEST_F(PlaneTest, CountsDatagramsThatNobodyTakes) {

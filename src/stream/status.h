@@ -5,48 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "abi/verdicts.h"
-#include "model/snapshot.h"
-#include "telemetry/histogram.h"
+#include "telemetry/status.h"
 
 namespace marchproxy::stream {
-
-struct EndpointStatus {
-    std::string address;   // as configured
-    std::string resolved;  // "10.0.0.1:80"; empty: the name has not resolved
-    std::string path;
-    uint32_t weight = 0;
-    bool up = true;  // false: recent connects failed, it is tried last
-    bool draining = false;
-    uint64_t active_connections = 0;
-    std::string last_error;  // why it is not up
-};
-
-// Counters of one service and one of its paths ("" is a path too). They live as long as the process: a reload that
-// removes and brings back a service goes on counting.
-struct PathCounters {
-    std::string path;
-    uint64_t decisions = 0;  // times the routing policy chose the path, retries included
-    uint64_t received_bytes = 0, sent_bytes = 0;
-    std::array<uint64_t, verdict_count> ended{};  // connections and sessions by how they ended
-    telemetry::HistogramValues connect_latency;
-};
-
-struct ServiceStatus {
-    std::string name;
-    Protocol protocol = Protocol::tcp;
-    SocketAddress listen;
-    Priority priority = Priority::p3;
-    std::string plane_reason;
-    bool listening = false;  // false: removed by a reload, or draining; it may still have connections
-    uint64_t active_connections = 0;
-    uint64_t failovers = 0;                               // connections that another endpoint took after one had not
-    uint64_t received_datagrams = 0, sent_datagrams = 0;  // UDP
-    std::array<uint64_t, verdict_count> dropped{};        // refused at admission, or datagrams not carried on
-    telemetry::HistogramValues duration;
-    std::vector<PathCounters> paths;
-    std::vector<EndpointStatus> endpoints;
-};
 
 struct WorkerStatus {
     unsigned index = 0;
@@ -57,7 +18,7 @@ struct WorkerStatus {
 };
 
 struct Status {
-    std::vector<ServiceStatus> services;
+    std::vector<telemetry::ServiceStatus> services;
     std::vector<WorkerStatus> workers;
     uint64_t descriptors_used = 0, descriptors_limit = 0;
     bool accepting = true;

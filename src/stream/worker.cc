@@ -294,7 +294,7 @@ void Worker::end_removed_services() {
     });
 }
 
-void Worker::collect_flows(const FlowQuery& query, std::vector<flow::Record>& records) const {
+void Worker::collect_flows(const flow::Query& query, std::vector<flow::Record>& records) const {
     for (const auto& [state, service] : services_) {
         if (!query.service.empty() && state->name != query.service) continue;
         for (const Connection* c = service->connections.first(); c && records.size() < query.limit; c = c->after)

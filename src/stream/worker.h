@@ -49,7 +49,7 @@ class Worker {
     void apply(const WorkerPlan& plan);
     void stop_accepting(bool handed_over);
     void end_all(Verdict reason);
-    void collect_flows(const FlowQuery& query, std::vector<flow::Record>& records) const;
+    void collect_flows(const flow::Query& query, std::vector<flow::Record>& records) const;
 
     WorkerStatus status() const;  // any thread
     bool pipes_starved() const { return pipes_starved_.load(std::memory_order_relaxed); }

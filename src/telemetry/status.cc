@@ -1,0 +1,31 @@
+#include "telemetry/status.h"
+
+#include <algorithm>
+
+namespace marchproxy::telemetry {
+
+void absorb(ServiceStatus& status, const ServiceStatus& other) {
+    status.active_connections += other.active_connections;
+    status.failovers += other.failovers;
+    status.received_packets += other.received_packets;
+    status.sent_packets += other.sent_packets;
+    for (size_t i = 0; i < verdict_count; ++i)
+        status.dropped[i] += other.dropped[i];
+    status.duration += other.duration;
+    for (const PathCounters& path : other.paths) {
+        const auto found = std::find_if(status.paths.begin(), status.paths.end(),
+                                        [&](const PathCounters& known) { return known.path == path.path; });
+        if (found == status.paths.end()) {
+            status.paths.push_back(path);
+            continue;
+        }
+        found->decisions += path.decisions;
+        found->received_bytes += path.received_bytes;
+        found->sent_bytes += path.sent_bytes;
+        for (size_t i = 0; i < verdict_count; ++i)
+            found->ended[i] += path.ended[i];
+        found->connect_latency += path.connect_latency;
+    }
+}
+
+}  // namespace marchproxy::telemetry

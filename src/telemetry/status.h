@@ -1,0 +1,58 @@
+// What a plane tells about its services: plain values, taken at one moment, for the admin API and the metrics.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "abi/verdicts.h"
+#include "model/snapshot.h"
+#include "telemetry/histogram.h"
+
+namespace marchproxy::telemetry {
+
+struct EndpointStatus {
+    std::string address;   // as configured
+    std::string resolved;  // "10.0.0.1:80"; empty: the name has not resolved
+    std::string path;
+    uint32_t weight = 0;
+    bool up = true;  // false: recent connects failed, it is tried last
+    bool draining = false;
+    uint64_t active_connections = 0;
+    std::string last_error;  // why it is not up
+};
+
+// Counters of one service and one of its paths ("" is a path too). They live as long as the process: a reload that
+// removes and brings back a service goes on counting.
+struct PathCounters {
+    std::string path;
+    uint64_t decisions = 0;  // times the routing policy chose the path, retries included
+    uint64_t received_bytes = 0, sent_bytes = 0;
+    std::array<uint64_t, verdict_count> ended{};  // connections and sessions by how they ended
+    HistogramValues connect_latency;
+};
+
+struct ServiceStatus {
+    std::string name;
+    Protocol protocol = Protocol::tcp;
+    SocketAddress listen;
+    Priority priority = Priority::p3;
+    std::string_view plane = "stream";  // "stream" or "packet"
+    std::string plane_reason;
+    bool listening = false;  // false: removed by a reload, or draining; it may still have connections
+    uint64_t active_connections = 0;
+    uint64_t failovers = 0;                           // connections that another endpoint took after one had not
+    uint64_t received_packets = 0, sent_packets = 0;  // the stream plane sees those of UDP alone
+    std::array<uint64_t, verdict_count> dropped{};    // refused at admission, or datagrams not carried on
+    HistogramValues duration;
+    std::vector<PathCounters> paths;
+    std::vector<EndpointStatus> endpoints;
+};
+
+// Adds what the other plane has counted of the same service: one that changes its plane goes on counting, and is shown
+// once.
+void absorb(ServiceStatus& status, const ServiceStatus& other);
+
+}  // namespace marchproxy::telemetry
