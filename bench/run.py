@@ -62,11 +62,12 @@ def choose_effort(arguments, descriptors):
     return effort
 
 
-def check_tools(arguments):
-    for program in ("iperf3", "taskset"):
+def check_tools(arguments, streams, packets):
+    """What the wanted rows need, and nothing else."""
+    for program in ("iperf3", "taskset") if streams else ():
         if not shutil.which(program):
             raise BenchError(f"{program} is not installed: run scripts/setup.sh --bench")
-    for tool in ("loadgen", "loadserver"):
+    for tool in (("loadgen", "loadserver") if streams else ()) + (("packet_cost",) if packets else ()):
         path = os.path.join(arguments.build, "bench", tool)
         if not os.access(path, os.X_OK):
             raise BenchError(f"{path} is not built: run `make build`")
@@ -92,7 +93,7 @@ def choose_subjects(arguments, endpoints, ports, directory, descriptors):
     return chosen
 
 
-def describe_machine(subjects, descriptors):
+def describe_machine(subjects, descriptors, streams):
     def read(path):
         with contextlib.suppress(OSError), open(path) as file:
             return file.read().strip()
@@ -111,17 +112,18 @@ def describe_machine(subjects, descriptors):
         "load_at_start": round(os.getloadavg()[0], 2),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": commit,
-        "iperf3": run_tool("iperf3 --version", ["iperf3", "--version"], 10).split()[1],
+        "iperf3": run_tool("iperf3 --version", ["iperf3", "--version"], 10).split()[1] if streams else None,
         "versions": {subject.name: subject.version for subject in subjects if subject.is_proxy},
     }
 
 
 def machine_line(machine):
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    tools = f"{versions}; iperf3 {machine['iperf3']}; " if machine["iperf3"] else ""
     return (
         f"{machine['cores']} cores ({machine['processor']}), kernel {machine['kernel']}, congestion control "
         f"{machine['congestion_control']}, {machine['descriptor_limit']} descriptors, load {machine['load_at_start']} "
-        f"at start; {versions}; iperf3 {machine['iperf3']}; commit {machine['commit']}"
+        f"at start; {tools}commit {machine['commit']}"
     )
 
 
@@ -207,9 +209,10 @@ def run(arguments):
         names = [name for measure in chosen_measures for name in measure.row_names(arguments.only)]
         print("\n".join(names + packet.row_names(arguments.only)))
         return
-    if not chosen_measures and not packet.row_names(arguments.only):
+    packets = packet.row_names(arguments.only)
+    if not chosen_measures and not packets:
         raise BenchError(f"no row's name matches '{arguments.only}'; `bench/run.py --list` prints them")
-    check_tools(arguments)
+    check_tools(arguments, chosen_measures, packets)
     descriptors = raise_descriptor_limit()
     effort = choose_effort(arguments, descriptors)
     work = os.path.join(arguments.out, "run")
@@ -217,8 +220,9 @@ def run(arguments):
     os.makedirs(work)
     ports = Ports()
     endpoints = peers.Endpoints(ports)
-    subjects = choose_subjects(arguments, endpoints, ports, work, descriptors)
-    machine = describe_machine(subjects, descriptors)
+    # Looking for peers may install one.
+    subjects = choose_subjects(arguments, endpoints, ports, work, descriptors) if chosen_measures else []
+    machine = describe_machine(subjects, descriptors, chosen_measures)
     if machine["load_at_start"] > 0.5:
         say(f"the machine is busy (load {machine['load_at_start']}): figures will suffer")
 

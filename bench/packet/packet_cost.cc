@@ -225,14 +225,16 @@ class Table {
     bool wanted(const std::string& bench) const { return std::regex_search(bench, only_); }
 
     void take(const std::string& bench, const std::string& subject, const std::function<double()>& once) const {
+        if (!wanted(bench)) return;
         std::vector<double> values;
         for (int i = 0; i < rounds_; ++i)
             values.push_back(once());
         print(bench, subject, "ns", values);
     }
 
-    static void print(const std::string& bench, const std::string& subject, const char* unit,
-                      const std::vector<double>& values) {
+    void print(const std::string& bench, const std::string& subject, const char* unit,
+               const std::vector<double>& values) const {
+        if (!wanted(bench)) return;
         fmt::print("{{\"bench\": \"{}\", \"subject\": \"{}\", \"unit\": \"{}\", \"values\": [{:.1f}]}}\n", bench,
                    subject, unit, fmt::join(values, ", "));
         std::fflush(stdout);
@@ -255,8 +257,11 @@ void sweep(const Table& table, const std::string& suffix, Bench& bench) {
         const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - begin;
         return took.count() / static_cast<double>(std::max<uint64_t>(live, 1));
     });
+}
+
+void memory(const Table& table, const std::string& suffix, const Bench& bench) {
     const double bytes = static_cast<double>(bench.programs.flow_cells() / abi::flow_chunk_cells * 32768);
-    Table::print("packet-memory" + suffix, "marchproxy", "B a direction of a flow", {bytes / bench.capacity});
+    table.print("packet-memory" + suffix, "marchproxy", "B a direction of a flow", {bytes / bench.capacity});
 }
 
 void denied(const Table& table, const std::string& suffix, Bench& bench) {
@@ -269,27 +274,32 @@ void denied(const Table& table, const std::string& suffix, Bench& bench) {
     must(bench.programs.set_service(1, Bench::service()));
 }
 
+constexpr const char* rows[] = {"packet-empty",  "packet-floor", "packet-established", "packet-new",
+                                "packet-denied", "packet-sweep", "packet-memory"};
+
 void with_flows(const Table& table, uint32_t flows, const std::string& objects) {
-    Bench bench(std::max(flows, 1'000'000u) + 1'000'000, objects);
     const std::string suffix = fmt::format("-{}", flows);
+    const auto wanted = [&](const char* row) { return table.wanted(row + suffix); };
+    if (std::none_of(std::begin(rows), std::end(rows), wanted)) return;
+    Bench bench(std::max(flows, 1'000'000u) + 1'000'000, objects);
+    memory(table, suffix, bench);
     table.take("packet-empty" + suffix, "empty",
                [&] { return bench.repeat(bench.traffic.program("empty"), packets_a_run); });
     bench.settings->flows = flows;
     table.take("packet-floor" + suffix, "empty",
                [&] { return bench.measure(bench.traffic.program("empty"), packets_a_run); });
 
-    if (table.wanted("packet-new" + suffix)) {
-        uint32_t first = flows + 1;
-        table.take("packet-new" + suffix, "marchproxy", [&] {
-            bench.settings->in_order = 1;
-            bench.settings->first = first;
-            bench.settings->next = 0;
-            first += 100'000;
-            const double took = bench.measure(bench.programs.xdp(), 100'000);
-            bench.settings->in_order = 0;
-            return took;
-        });
-    }
+    uint32_t first = flows + 1;
+    table.take("packet-new" + suffix, "marchproxy", [&] {
+        bench.settings->in_order = 1;
+        bench.settings->first = first;
+        bench.settings->next = 0;
+        first += 100'000;
+        const double took = bench.measure(bench.programs.xdp(), 100'000);
+        bench.settings->in_order = 0;
+        return took;
+    });
+    if (!wanted("packet-established") && !wanted("packet-sweep") && !wanted("packet-denied")) return;
     bench.settings->first = 0;
     bench.begin_flows(0, flows);
     const auto counters = must(bench.programs.service_counters(1));
@@ -297,13 +307,12 @@ void with_flows(const Table& table, uint32_t flows, const std::string& objects) 
                uint64_t{counters.dropped[abi::packet_verdict_table_full]},
                uint64_t{counters.dropped[abi::packet_verdict_local_ports]});
     bench.settings->first = 0;
-    if (table.wanted("packet-established" + suffix))
-        table.take("packet-established" + suffix, "marchproxy",
-                   [&] { return bench.measure(bench.programs.xdp(), packets_a_run); });
-    if (table.wanted("packet-sweep" + suffix)) sweep(table, suffix, bench);
-    if (table.wanted("packet-denied" + suffix)) denied(table, suffix, bench);
+    table.take("packet-established" + suffix, "marchproxy",
+               [&] { return bench.measure(bench.programs.xdp(), packets_a_run); });
+    sweep(table, suffix, bench);
+    if (wanted("packet-denied")) denied(table, suffix, bench);
     for (const std::string kind : {"hash", "lru_hash"}) {
-        if (!table.wanted("packet-established" + suffix)) continue;
+        if (!wanted("packet-established")) continue;
         Object other(fmt::format("{}/on_{}.bpf.o", objects, kind));
         other.share(bench.programs);
         bpf_map__set_max_entries(other.map("client_cells"), kind == "hash" ? flows + 64 : flows + flows / 4 + 64);

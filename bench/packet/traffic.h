@@ -23,7 +23,8 @@ struct traffic {
     __u16 reserved;
 };
 
-// Flow n's client: an odd multiplier permutes 32-bit numbers, so that all differ and lie scattered.
+// Flow n's client: an odd multiplier permutes 32-bit numbers, so that they lie scattered. Two bits of the address are
+// fixed, so that not all 2^32 differ; of any 700 million in turn all do.
 static inline __u32 client_address_be(__u32 n) {
     const __u32 scattered = n * 2654435761u;
     return (scattered & 0x00ffffffu) << 8 | (scattered >> 24 & 0x7f) | 1;  // first octet 1-127, in network order

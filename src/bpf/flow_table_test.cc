@@ -165,8 +165,9 @@ double refused_by_model(uint32_t chunks, double load, uint64_t turnover) {
 
 TEST(FlowTable, RefusesAsSeldomAsItIsBuiltFor) {
     EXPECT_EQ(refused_by_table(8, 0.5, 40'000), 0);
-    EXPECT_LE(refused_by_table(8, 0.6, 40'000), 1e-4);
-    EXPECT_LE(refused_by_table(8, 0.8, 40'000), 5e-3);
+    EXPECT_LE(refused_by_table(8, 0.6, 300'000), 1e-5);
+    EXPECT_LE(refused_by_table(8, 0.7, 300'000), 1e-4);
+    EXPECT_LE(refused_by_table(8, 0.8, 300'000), 2e-3);
 }
 
 TEST(FlowTable, RefusesAsSeldomAsRandomBucketsWould) {
