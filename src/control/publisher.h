@@ -9,6 +9,7 @@
 #include "control/board.h"
 #include "control/demo.h"
 #include "control/resolver.h"
+#include "stream/plane.h"
 
 namespace marchproxy::control {
 
@@ -31,7 +32,7 @@ class Publisher {
     stream::Plane& plane_;
     Board& board_;
     Resolver resolver_;
-    stream::Resolution applied_;
+    Resolution applied_;
     std::unique_ptr<Demo> demo_;
 };
 

@@ -126,9 +126,9 @@ class Resolver::Worker {
         std::erase_if(schedule_, [&](const auto& entry) { return !wanted.contains(entry.second); });
     }
 
-    stream::Resolution current() const {
+    Resolution current() const {
         const std::lock_guard lock(mutex_);
-        stream::Resolution resolution;
+        Resolution resolution;
         for (const HostPort& name : names_) {
             auto& addresses = resolution[name];
             for (const IpAddress& ip : hosts_.at(name.host).addresses)
@@ -380,7 +380,7 @@ Resolver::Resolver(telemetry::Log& log, std::function<void()> changed, ResolverO
 
 Resolver::~Resolver() = default;
 
-stream::Resolution Resolver::require(const std::set<HostPort>& names, Duration patience) {
+Resolution Resolver::require(const std::set<HostPort>& names, Duration patience) {
     worker_->add(names);
     worker_->wait_until_settled(names, Clock::now() + patience);
     return worker_->current();
@@ -390,7 +390,7 @@ void Resolver::retain(const std::set<HostPort>& names) {
     worker_->retain(names);
 }
 
-stream::Resolution Resolver::current() const {
+Resolution Resolver::current() const {
     return worker_->current();
 }
 

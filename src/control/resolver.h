@@ -14,9 +14,8 @@
 #include <set>
 #include <string>
 
-#include "model/address.h"
+#include "model/resolution.h"
 #include "model/units.h"
-#include "stream/plane.h"
 #include "telemetry/log.h"
 
 namespace marchproxy::control {
@@ -44,13 +43,13 @@ class Resolver {
 
     // Adds names to those looked after and waits until each new one has an answer or a failure, at most `patience`:
     // a dead DNS server must not hold up a start. Names come as endpoints are written; literals are left out.
-    stream::Resolution require(const std::set<HostPort>& names, Duration patience);
+    Resolution require(const std::set<HostPort>& names, Duration patience);
 
     // Forgets every name that is not among these: the second step of a reload, after the plane has taken it.
     void retain(const std::set<HostPort>& names);
 
     // Sorted, without duplicates; a name without any address yet has an empty list.
-    stream::Resolution current() const;
+    Resolution current() const;
 
   private:
     class Worker;

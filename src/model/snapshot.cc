@@ -19,4 +19,9 @@ const Service* Snapshot::find_service(std::string_view name) const {
     return find_by_name(services, name);
 }
 
+Duration idle_timeout_of(const Service& service, const StreamSettings& stream) {
+    return service.idle_timeout.value_or(service.protocol == Protocol::tcp ? stream.idle_timeout
+                                                                           : stream.udp_idle_timeout);
+}
+
 }  // namespace marchproxy

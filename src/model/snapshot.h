@@ -236,4 +236,7 @@ struct Snapshot {
 
 using SnapshotPointer = std::shared_ptr<const Snapshot>;
 
+// How long a connection, session or flow of the service may be silent, on whichever plane.
+Duration idle_timeout_of(const Service& service, const StreamSettings& stream);
+
 }  // namespace marchproxy

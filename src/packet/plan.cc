@@ -166,8 +166,7 @@ void Planner::take_service(const PlannedService& planned) {
     const Service& service = *planned.service;
     const uint32_t index = index_of(service);
     const bool tcp = service.protocol == Protocol::tcp;
-    const StreamSettings& stream = input_.stream;
-    const Duration idle = service.idle_timeout.value_or(tcp ? stream.idle_timeout : stream.udp_idle_timeout);
+    const Duration idle = idle_timeout_of(service, input_.stream);
     const NewFlowLimit limit = new_flow_limit(service.limits.new_connections);
     const FoldedAccess access = fold_access(service.access);
 

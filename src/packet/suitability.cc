@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <set>
 
+#include "abi/packet.h"
 #include "packet/indexes.h"
 
 namespace marchproxy::packet {
@@ -66,18 +66,16 @@ Reason by_policy(const Service& service, const Surroundings&) {
     }
 }
 
-// A cell's time is seconds modulo 2^14 (abi/packet.h); beyond this too little is left to tell idle from busy.
-constexpr Duration longest_idle = std::chrono::hours(4);
+constexpr Duration longest_idle = std::chrono::seconds(abi::longest_idle_seconds);
 
 Reason by_limits(const Service& service, const Surroundings& around) {
     if (service.limits.connections_per_source) return "limits.connections_per_source is not in the packet plane yet";
     if (service.limits.connections.value_or(0) > UINT32_MAX)
         return fmt::format("limits.connections is beyond {}", UINT32_MAX);
-    const StreamSettings& stream = around.settings->stream;
-    const Duration usual = service.protocol == Protocol::tcp ? stream.idle_timeout : stream.udp_idle_timeout;
-    if (service.idle_timeout.value_or(usual) > longest_idle)
-        return fmt::format("an idle_timeout of {} is longer than the packet plane can tell, {}",
-                           to_string(service.idle_timeout.value_or(usual)), to_string(longest_idle));
+    const Duration idle = idle_timeout_of(service, around.settings->stream);
+    if (idle > longest_idle)
+        return fmt::format("an idle_timeout of {} is longer than the packet plane can tell, {}", to_string(idle),
+                           to_string(longest_idle));
     return {};
 }
 
@@ -101,11 +99,7 @@ const char* family_of(const IpAddress& ip) {
 // Where an endpoint has addresses, one must be of the service's family.
 Reason by_families(const Service& service, const Surroundings& around) {
     for (const Endpoint& endpoint : service.endpoints) {
-        std::vector<SocketAddress> addresses;
-        if (const auto literal = IpAddress::parse(endpoint.address.host))
-            addresses.push_back({*literal, endpoint.address.port});
-        else if (const auto found = around.resolution.find(endpoint.address); found != around.resolution.end())
-            addresses = found->second;
+        const std::vector<SocketAddress> addresses = addresses_of(endpoint, around.resolution);
         const auto fits = [&](const SocketAddress& a) { return a.ip.is_v4() == service.listen.ip.is_v4(); };
         if (!addresses.empty() && std::none_of(addresses.begin(), addresses.end(), fits))
             return fmt::format("endpoint {} is {} and the service {}; packets are not translated between them",

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "model/resolution.h"
 #include "model/snapshot.h"
 #include "packet/targets.h"
 

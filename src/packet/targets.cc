@@ -1,23 +1,14 @@
 #include "packet/targets.h"
 
 #include <algorithm>
-#include <set>
 
 namespace marchproxy::packet {
 
 std::vector<Target> targets_of(const Service& service, const Resolution& resolution) {
     std::vector<Target> targets;
-    std::set<SocketAddress> seen;  // two names may lead to one address: it is one endpoint
-    for (const Endpoint& endpoint : service.endpoints) {
-        std::vector<SocketAddress> addresses;
-        if (const auto literal = IpAddress::parse(endpoint.address.host))
-            addresses.push_back({*literal, endpoint.address.port});
-        else if (const auto found = resolution.find(endpoint.address); found != resolution.end())
-            addresses = found->second;
-        for (const SocketAddress& address : addresses)
-            if (address.ip.is_v4() == service.listen.ip.is_v4() && seen.insert(address).second)
-                targets.push_back({.address = address, .path = endpoint.path, .weight = endpoint.weight});
-    }
+    for (const auto& [endpoint, address] : resolved_endpoints(service, resolution))
+        if (address.ip.is_v4() == service.listen.ip.is_v4())
+            targets.push_back({.address = address, .path = endpoint->path, .weight = endpoint->weight});
     return targets;
 }
 

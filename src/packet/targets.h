@@ -5,12 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "model/resolution.h"
 #include "model/snapshot.h"
 
 namespace marchproxy::packet {
-
-// Where the names among the endpoints are at the moment. Literal addresses need no entry.
-using Resolution = std::map<HostPort, std::vector<SocketAddress>>;
 
 struct Target {
     SocketAddress address;

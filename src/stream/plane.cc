@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <set>
 #include <unordered_map>
@@ -134,23 +135,12 @@ ServiceViewPointer Plane::Implementation::make_view(const SnapshotPointer& from,
                                                           .protocol = service.protocol,
                                                           .priority = service.qos.priority.value_or(Priority::p3),
                                                           .policy = service.routing.policy});
-    const StreamSettings& stream = from->settings.stream;
-    view->idle_timeout = service.idle_timeout.value_or(service.protocol == Protocol::tcp ? stream.idle_timeout
-                                                                                         : stream.udp_idle_timeout);
+    view->idle_timeout = idle_timeout_of(service, from->settings.stream);
     std::vector<routing::Candidate> candidates;
-    std::set<SocketAddress> seen;  // two names may lead to one address: it is one endpoint
-    for (const Endpoint& endpoint : service.endpoints) {
-        std::vector<SocketAddress> addresses;
-        if (const auto literal = IpAddress::parse(endpoint.address.host))
-            addresses.push_back({*literal, endpoint.address.port});
-        else if (const auto found = resolution.find(endpoint.address); found != resolution.end())
-            addresses = found->second;
-        for (const SocketAddress& address : addresses) {
-            if (!seen.insert(address).second) continue;
-            view->endpoints.push_back(endpoint_of(service, *state, endpoint, address));
-            view->configured.push_back(&endpoint);
-            candidates.push_back({to_string(address), endpoint.weight, &view->endpoints.back()->state});
-        }
+    for (const auto& [endpoint, address] : resolved_endpoints(service, resolution)) {
+        view->endpoints.push_back(endpoint_of(service, *state, *endpoint, address));
+        view->configured.push_back(endpoint);
+        candidates.push_back({to_string(address), endpoint->weight, &view->endpoints.back()->state});
     }
     view->selector = routing::Selector(service.routing.policy, service.routing.seed, candidates);
     return view;

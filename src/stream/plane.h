@@ -3,19 +3,16 @@
 // Threads: all functions are called from the control thread or the admin threads (they lock), never from a worker.
 #pragma once
 
-#include <map>
 #include <memory>
 #include <vector>
 
 #include "flow/query.h"
+#include "model/resolution.h"
 #include "model/snapshot.h"
 #include "stream/status.h"
 #include "telemetry/log.h"
 
 namespace marchproxy::stream {
-
-// Where the names among the endpoints are at the moment. Literal addresses need no entry.
-using Resolution = std::map<HostPort, std::vector<SocketAddress>>;
 
 // A bound socket handed from one process image to the next (SIGUSR2) or by the service manager.
 struct ListeningSocket {
