@@ -16,6 +16,7 @@ namespace marchproxy::abi {
 #else
 #define ABI_ASSERT _Static_assert
 #endif
+#define abi_inlined static inline __attribute__((always_inline))
 
 // --- limits --------------------------------------------------------------------------------------------------------
 
@@ -27,7 +28,7 @@ enum {
     directory_probes = 8,            // user space builds the directory so that none lies further from its place
     client_hops = 1 << 10,           // next hops remembered a CPU, beside those of the endpoints
     maglev_slots = 1 << 24,          // all services together, 4 bytes each
-    carry_slots = 1 << 16,
+    carry_slots = 1 << 20,           // directions of flows that have carried more than a traffic word holds
 };
 
 struct address {
@@ -183,18 +184,40 @@ struct flow_client_chunk {
     struct flow_client cell[flow_chunk_cells];
 };
 
-// Traffic: bytes 30 | packets 20 | second last seen 14, each modulo; what overflows goes to the map `carries`.
+// Traffic: bytes 30 | packets 20 | second last seen 14, the second modulo; what overflows goes to the map `carries`.
 #define flow_seen_bits 14
 #define flow_packets_bits 20
 #define flow_bytes_bits 30
+#define traffic_most_packets ((1ULL << flow_packets_bits) - 1)
+#define traffic_most_bytes ((1ULL << flow_bytes_bits) - 1)
+
+abi_inlined __u64 traffic_bytes(__u64 word) {
+    return word >> (flow_seen_bits + flow_packets_bits);
+}
+abi_inlined __u64 traffic_packets(__u64 word) {
+    return word >> flow_seen_bits & traffic_most_packets;
+}
+abi_inlined __u64 traffic_seen(__u64 word) {
+    return word & ((1ULL << flow_seen_bits) - 1);
+}
+// Bytes and packets of which neither is more than its most.
+abi_inlined __u64 traffic_of(__u64 bytes, __u64 packets, __u64 seconds) {
+    return bytes << (flow_seen_bits + flow_packets_bits) | packets << flow_seen_bits | traffic_seen(seconds);
+}
+// Seconds from the one last seen to `now`, modulo as well.
+abi_inlined __u32 traffic_silent(__u64 word, __u64 now) {
+    return (__u32)traffic_seen(now - traffic_seen(word));
+}
 
 // --- the sweep: expiring, counting and listing flows ---------------------------------------------------------------
 
 enum {
     closed_flow_seconds = 5,  // what a flow stays after both sides closed it: a last acknowledgement may be sent again
     reset_flow_seconds = 2,
-    longest_idle_seconds = 16000,  // what the seconds in a traffic word can tell apart, less a pass of the sweep
-    sweep_cells = 1 << 17,         // in one run at most
+    // A service's longest idle timeout, 4 h: beyond it too little of a traffic word's 2^14 seconds is left to tell idle
+    // from busy.
+    longest_idle_seconds = 4 * 3600,
+    sweep_cells = 1 << 17,  // in one run at most
 };
 
 // In and out of one run of the program `sweep`, which user space starts by BPF_PROG_RUN.

@@ -13,6 +13,17 @@
 #include "bpf/step/forward.h"
 #include "bpf/sweep.h"
 
+// The shapes that no map's type and no function names: by this pointer, which nobody reads, BTF has them too, and
+// packet/abi_test.cc can compare them.
+union shapes {
+    struct directory directory;
+    struct flow_bucket bucket;
+    struct flow_chunk chunk;
+    struct flow_client_chunk clients;
+    struct flow_report report;
+};
+const volatile union shapes* const volatile shapes = 0;
+
 enum decided { decided_pass, decided_drop, decided_forward, decided_begin };
 
 struct decision {

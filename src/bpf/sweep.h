@@ -19,10 +19,6 @@ inlined __u32 patience(const struct packet_service* service, enum flow_state sta
     return service->idle_seconds;
 }
 
-inlined __u32 silent_seconds(__u64 traffic, __u64 now) {
-    return (now - traffic) & ((1 << flow_seen_bits) - 1);
-}
-
 inlined enum packet_verdict end_of(enum flow_state state) {
     if (state == flow_closed) return packet_verdict_finished;
     if (state == flow_client_reset) return packet_verdict_client_reset;
@@ -51,8 +47,8 @@ inlined void find_back(struct swept* s, const struct packet_service* service) {
 
 inlined void fill_traffic(struct flow_report* r, enum flow_direction direction, __u64 identity, __u64 traffic,
                           bool ended) {
-    r->packets[direction] = traffic >> flow_seen_bits & ((1 << flow_packets_bits) - 1);
-    r->bytes[direction] = traffic >> (flow_seen_bits + flow_packets_bits);
+    r->packets[direction] = traffic_packets(traffic);
+    r->bytes[direction] = traffic_bytes(traffic);
     const __u64 key = carry_key(identity, direction);
     const struct carried* more = bpf_map_lookup_elem(&carries, &key);
     if (!more) return;
@@ -99,8 +95,8 @@ inlined bool over(struct swept* s, const struct packet_service* service, __u64 n
     if (!service->protocol || !endpoint || !(endpoint->flags & endpoint_in_use)) return true;
     *why = end_of(state);
     if (s->silent < wait) return false;
-    if (s->back_identity && silent_seconds(s->back_traffic, now) < s->silent)
-        s->silent = silent_seconds(s->back_traffic, now);
+    if (s->back_identity && traffic_silent(s->back_traffic, now) < s->silent)
+        s->silent = traffic_silent(s->back_traffic, now);
     return s->silent >= wait;
 }
 
@@ -118,7 +114,7 @@ __noinline int visit(__u32 number, struct sweep* run) {
     if (!service) return 0;
 
     const __u64 now = now_seconds();
-    s.silent = silent_seconds(s.traffic, now);
+    s.silent = traffic_silent(s.traffic, now);
     const bool listed = run->list_service == s.service && run->listed < run->list_limit;
     if (listed || s.silent >= patience(service, s.target >> flow_state_shift)) find_back(&s, service);
     enum packet_verdict why;

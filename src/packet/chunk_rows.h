@@ -20,8 +20,8 @@ struct Cell {
     uint64_t identity, target, traffic;
 
     abi::flow_state state() const { return static_cast<abi::flow_state>(target >> flow_state_shift); }
-    uint64_t packets() const { return traffic >> flow_seen_bits & ((1 << flow_packets_bits) - 1); }
-    uint64_t bytes() const { return traffic >> (flow_seen_bits + flow_packets_bits); }
+    uint64_t packets() const { return abi::traffic_packets(traffic); }
+    uint64_t bytes() const { return abi::traffic_bytes(traffic); }
 };
 
 // The table's first chunk, which with a capacity of one flow is all of it.
@@ -39,9 +39,21 @@ class Chunks {
         return {};
     }
 
-    // Lets every cell have been silent for so much longer. A bucket's first slot is filled first, so that the first
-    // word that is not 0 begins one.
+    // Lets every cell have been silent for so much longer.
     void age(uint32_t seconds) {
+        change_traffic([seconds](__u64 word) {
+            return abi::traffic_of(abi::traffic_bytes(word), abi::traffic_packets(word),
+                                   abi::traffic_seen(word) - seconds);
+        });
+    }
+    // Lets every cell have carried so much.
+    void carry(uint64_t bytes, uint64_t packets) {
+        change_traffic([=](__u64 word) { return abi::traffic_of(bytes, packets, abi::traffic_seen(word)); });
+    }
+
+  private:
+    // A bucket's first slot is filled first, so that the first word that is not 0 begins one.
+    void change_traffic(const auto& changed) {
         const auto chunk = read();
         constexpr size_t bucket = 3 * abi::flow_cells;
         const std::span<__u64> words = chunk->buckets;
@@ -50,17 +62,12 @@ class Chunks {
                 ++i;
                 continue;
             }
-            for (size_t slot = i; slot < i + abi::flow_cells; ++slot) {
-                __u64& traffic = words[slot + 2 * abi::flow_cells];
-                constexpr __u64 seen = (1 << flow_seen_bits) - 1;
-                if (words[slot] != 0) traffic = (traffic & ~seen) | ((traffic - seconds) & seen);
-            }
+            for (size_t slot = i; slot < i + abi::flow_cells; ++slot)
+                if (words[slot] != 0) words[slot + 2 * abi::flow_cells] = changed(words[slot + 2 * abi::flow_cells]);
             i += bucket;
         }
         write(*chunk);
     }
-
-  private:
     std::unique_ptr<abi::flow_chunk> read() const {
         auto chunk = std::make_unique<abi::flow_chunk>();
         const uint32_t zero = 0;

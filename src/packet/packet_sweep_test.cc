@@ -46,6 +46,24 @@ class Sweep : public Plane {
         EXPECT_EQ(reports[0].why, why);
     }
 
+    // As many other directions carry as there is room for.
+    static std::vector<uint64_t> fill_carries() {
+        struct {
+            uint64_t packets, bytes;
+        } const carried{};
+        std::vector<uint64_t> keys(abi::carry_slots);
+        for (size_t i = 0; i < keys.size(); ++i)
+            keys[i] = ~i;
+        const std::vector values(keys.size(), carried);
+        auto count = static_cast<uint32_t>(keys.size());
+        EXPECT_EQ(bpf_map_update_batch(programs->map("carries"), keys.data(), values.data(), &count, nullptr), 0);
+        return keys;
+    }
+    static void empty_carries(const std::vector<uint64_t>& keys) {
+        auto count = static_cast<uint32_t>(keys.size());
+        EXPECT_EQ(bpf_map_delete_batch(programs->map("carries"), keys.data(), &count, nullptr), 0);
+    }
+
     static Frame up() { return eth().ipv4(client, "10.0.0.1"); }
     static Frame down() { return eth().ipv4("10.1.0.1", source); }
 };
@@ -159,6 +177,43 @@ TEST_P(Sweep, EndsFlowsOfWhatIsGone) {
     EXPECT_EQ(sweep().ended, 1u);
     for (const abi::flow_report& one : take())
         EXPECT_EQ(one.why, abi::packet_verdict_service_removed);
+}
+
+// What a traffic word cannot hold is carried. While there is no room for that, it stays at its most.
+TEST_P(Sweep, CountsOnWhereATrafficWordIsFull) {
+    const Frame packet = up().udp(5000, 80).payload("question");
+    constexpr uint64_t length = 36;
+    const auto expect_counted = [&](const char* row, uint64_t packets, uint64_t bytes) {
+        sweep(nat_udp, 1);
+        const auto listed = take();
+        ASSERT_EQ(listed.size(), 1u) << row;
+        EXPECT_EQ(listed[0].packets[0], packets) << row;
+        EXPECT_EQ(listed[0].bytes[0], bytes) << row;
+        EXPECT_LE(listed[0].idle_seconds, 1u) << row;
+    };
+    run(packet);
+    Chunks clients = chunks_of(*programs, "client_flows");
+    const std::vector<uint64_t> others = fill_carries();
+
+    clients.carry(traffic_most_bytes - 1, 5);
+    clients.age(20);
+    run(packet);
+    expect_counted("no room, by bytes", 6, traffic_most_bytes);
+    clients.carry(1000, traffic_most_packets);
+    run(packet);
+    expect_counted("no room, by packets", traffic_most_packets, 1000 + length);
+
+    empty_carries(others);
+    run(packet);
+    expect_counted("room again", traffic_most_packets + 1, 1000 + 2 * length);
+    run(packet);
+    expect_counted("carried", traffic_most_packets + 2, 1000 + 3 * length);
+    clients.carry(traffic_most_bytes, 7);
+    run(packet);
+    expect_counted("carried twice", traffic_most_packets + 1 + 8, 1000 + 2 * length + traffic_most_bytes + length);
+    age(40);
+    EXPECT_EQ(sweep().ended, 1u);
+    take();
 }
 
 // More flows end at once than the reports have room for: the others wait, none is lost.

@@ -9,8 +9,7 @@ namespace marchproxy::abi {
 #endif
 
 // Not keyed: nobody but the configuration puts entries in.
-static inline __attribute__((always_inline)) __u32 directory_place(const struct address* a, __u16 port_be,
-                                                                   __u8 protocol) {
+abi_inlined __u32 directory_place(const struct address* a, __u16 port_be, __u8 protocol) {
     __u64 mixed = (a->word[0] * 0x9e3779b97f4a7c15ULL) ^
                   ((a->word[1] + ((__u64)port_be << 8 | protocol)) * 0xc2b2ae3d27d4eb4fULL);
     mixed ^= mixed >> 29;

@@ -114,8 +114,7 @@ inlined int claim(void* table, __u64 identity, __u64 target, __u64 seconds) {
     const struct flow_place place = flow_place_of(identity, &flow_table);
     struct flow_chunk* chunk = chunk_of(table, place.chunk);
     struct flow_cell* cell =
-        chunk ? flow_claim(chunk, identity, place, flow_table.alignment, target, seconds & ((1 << flow_seen_bits) - 1))
-              : 0;
+        chunk ? flow_claim(chunk, identity, place, flow_table.alignment, target, traffic_of(0, 0, seconds)) : 0;
     return cell ? (int)flow_cell_index(place, chunk, cell, flow_table.alignment) : -flow_full;
 }
 
@@ -169,6 +168,7 @@ inlined int publish_endpoint(__u64 identity, __u64 target, __u64 seconds) {
 struct carried {
     __u64 packets, bytes;
 };
+// An entry takes memory once it is used; of the others there are only the buckets, 16 bytes each.
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, carry_slots);
@@ -181,12 +181,14 @@ inlined __u64 carry_key(__u64 identity, enum flow_direction direction) {
     return direction == direction_up ? identity : identity | flow_identity_tentative;
 }
 
-inlined void carry(const struct found* flow, enum flow_direction direction, __u64 packets, __u64 bytes) {
+// False: the map is full, or the kernel had no memory for an entry, and nothing was added.
+inlined bool carry(const struct found* flow, enum flow_direction direction, __u64 packets, __u64 bytes) {
     const __u64 key = carry_key(flow->identity, direction);
     const struct carried none = {0};
     bpf_map_update_elem(&carries, &key, &none, BPF_NOEXIST);  // fails where it is, and where another CPU was first
     struct carried* sum = bpf_map_lookup_elem(&carries, &key);
-    if (!sum) return;
+    if (!sum) return false;
     __sync_fetch_and_add(&sum->packets, packets);
     __sync_fetch_and_add(&sum->bytes, bytes);
+    return true;
 }

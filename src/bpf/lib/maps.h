@@ -17,59 +17,33 @@
         __type(key, __u32);                      \
         __type(value, value_);                   \
     } name_ SEC(".maps")
+// An array of arrays of one element, one of them unless user space says otherwise before loading. The element by its
+// size: of a type behind two pointers BTF keeps only the name.
+#define ARRAY_OF_SINGLES(name_, value_)           \
+    struct name_##_inner {                        \
+        __uint(type, BPF_MAP_TYPE_ARRAY);         \
+        __uint(max_entries, 1);                   \
+        __uint(key_size, sizeof(__u32));          \
+        __uint(value_size, sizeof(value_));       \
+    };                                            \
+    struct {                                      \
+        __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS); \
+        __uint(max_entries, 1);                   \
+        __type(key, __u32);                       \
+        __array(values, struct name_##_inner);    \
+    } name_ SEC(".maps")
 
 // What a configuration sets. An entry is written whole before anything names it.
-struct directory_map {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __uint(key_size, sizeof(__u32));
-    __uint(value_size, sizeof(struct directory));  // by size: of a type behind two pointers BTF keeps only the name
-};
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __array(values, struct directory_map);  // replaced whole: every packet sees the old or the new one
-} directory SEC(".maps");
-
+ARRAY_OF_SINGLES(directory, struct directory);  // replaced whole: every packet sees the old or the new one
 ARRAY_OF(services, struct packet_service, max_packet_services);
 ARRAY_OF(endpoints, struct packet_endpoint, max_packet_endpoints);
 ARRAY_OF(source_addresses, struct address, max_source_addresses);
 ARRAY_OF(maglev, __u32, maglev_slots);  // endpoints
 
 // What packets change.
-struct flow_chunk_map {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __uint(key_size, sizeof(__u32));
-    __uint(value_size, sizeof(struct flow_chunk));  // by size: of a type behind two pointers BTF keeps only the name
-};
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __array(values, struct flow_chunk_map);
-} client_flows SEC(".maps");  // the clients' direction of flows
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __array(values, struct flow_chunk_map);
-} endpoint_flows SEC(".maps");  // the endpoints' direction
-
-struct flow_client_chunk_map {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __uint(key_size, sizeof(__u32));
-    __uint(value_size,
-           sizeof(struct flow_client_chunk));  // by size: of a type behind two pointers BTF keeps only the name
-};
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __array(values, struct flow_client_chunk_map);  // absent while no service has IPv6
-} clients SEC(".maps");
+ARRAY_OF_SINGLES(client_flows, struct flow_chunk);    // the clients' direction of flows
+ARRAY_OF_SINGLES(endpoint_flows, struct flow_chunk);  // the endpoints' direction
+ARRAY_OF_SINGLES(clients, struct flow_client_chunk);  // absent while no service has IPv6
 
 PER_CPU_ARRAY_OF(service_counts, struct packet_counters, max_packet_services);  // 0: packets of no service
 PER_CPU_ARRAY_OF(endpoint_counts, struct endpoint_counters, max_packet_endpoints);

@@ -45,16 +45,18 @@ inlined void count_stateless(__u32 service) {
 
 // Adds a packet to its cell. Not atomic: a direction of a flow comes in by one queue, on one CPU. Where it does come by
 // two, its record may miss packets; the counters of services and endpoints are exact either way.
+//
+// What the word cannot hold is carried. Where there is no room for that, what overflowed stays at its most, the second
+// goes on, and each further packet tries again: such a flow's record says too little, but says that it was much.
 inlined void count_in_flow(struct found* flow, enum flow_direction direction, __u32 length) {
-    __u64 before = flow_read(flow->cell->traffic);
-    __u64 packets = ((before >> flow_seen_bits) & ((1 << flow_packets_bits) - 1)) + 1;
-    __u64 bytes = (before >> (flow_seen_bits + flow_packets_bits)) + length;
-    if (unlikely((packets >> flow_packets_bits) || (bytes >> flow_bytes_bits))) {
-        carry(flow, direction, packets, bytes);
-        packets = bytes = 0;
+    const __u64 before = flow_read(flow->cell->traffic);
+    __u64 packets = traffic_packets(before) + 1, bytes = traffic_bytes(before) + length;
+    if (unlikely(packets > traffic_most_packets || bytes > traffic_most_bytes)) {
+        const bool carried = carry(flow, direction, packets, bytes);
+        packets = carried ? 0 : packets < traffic_most_packets ? packets : traffic_most_packets;
+        bytes = carried ? 0 : bytes < traffic_most_bytes ? bytes : traffic_most_bytes;
     }
-    *(volatile __u64*)&flow->cell->traffic = bytes << (flow_seen_bits + flow_packets_bits) | packets << flow_seen_bits |
-                                             (now_seconds() & ((1 << flow_seen_bits) - 1));
+    flow_write(flow->cell->traffic, traffic_of(bytes, packets, now_seconds()));
 }
 
 // --- the state of a flow -------------------------------------------------------------------------------------------

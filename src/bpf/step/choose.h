@@ -123,8 +123,7 @@ inlined struct chosen begin_flow(const struct packet_service* service, __u32 ind
         return c;
     }
     flow_write(cell->target, target_of_client(flow_opening, &c, seconds));
-    flow_write(cell->traffic, (__u64)p->length << (flow_seen_bits + flow_packets_bits) | 1ULL << flow_seen_bits |
-                                  (seconds & ((1 << flow_seen_bits) - 1)));
+    flow_write(cell->traffic, traffic_of(p->length, 1, seconds));
     flow_publish(cell, identity);
     count_flow(index, c.endpoint);
     count_live(index, 1);

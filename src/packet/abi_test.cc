@@ -1,0 +1,94 @@
+// The shapes that kernel and user half share lie in memory alike on both sides: what clang made of abi/packet.h for
+// BPF, by the program's BTF, against what the C++ compiler made of it. Opens the program and loads nothing: it needs no
+// root.
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "abi/packet.h"
+
+using marchproxy::abi::flow_table_settings;  // the skeleton knows no namespaces
+#include "bpf/packet.skel.h"
+
+namespace marchproxy::packet {
+namespace {
+
+struct Member {
+    std::string name;
+    size_t offset, size;
+    bool operator==(const Member&) const = default;
+    friend void PrintTo(const Member& m, std::ostream* out) { *out << m.name << " at " << m.offset << ", " << m.size; }
+};
+
+struct Shape {
+    const char* name;
+    size_t size;
+    std::vector<Member> members;
+};
+
+// A member that is missing in this table is a difference too.
+#define SHAPE(type, ...)                               \
+    [] {                                               \
+        using S = abi::type;                           \
+        return Shape{#type, sizeof(S), {__VA_ARGS__}}; \
+    }()
+#define M(member)                                       \
+    Member {                                            \
+#member, offsetof(S, member), sizeof(S::member) \
+    }
+
+const Shape shapes[] = {
+    SHAPE(address, M(word)),
+    SHAPE(directory_entry, M(address), M(port_be), M(protocol), M(kind), M(index), M(reserved)),
+    SHAPE(directory, M(entry)),
+    SHAPE(packet_service, M(address), M(port_be), M(protocol), M(forwarding), M(flags), M(ring), M(seed),
+          M(idle_seconds), M(opening_seconds), M(connections), M(reserved), M(new_flow_step), M(new_flow_tolerance)),
+    SHAPE(packet_endpoint, M(address), M(port_be), M(protocol), M(flags), M(dnat_service), M(source_first),
+          M(source_count), M(reserved)),
+    SHAPE(access_key, M(prefix_length), M(service_be), M(address)),
+    SHAPE(flow_bucket, M(identity), M(target), M(traffic)),
+    SHAPE(flow_chunk, M(buckets), M(passed)),
+    SHAPE(flow_table_settings, M(key), M(chunks), M(alignment)),
+    SHAPE(flow_client, M(address), M(port_be), M(service), M(reserved)),
+    SHAPE(flow_client_chunk, M(cell)),
+    SHAPE(sweep, M(first), M(cells), M(list_service), M(list_limit), M(live), M(ended), M(kept_back), M(listed)),
+    SHAPE(flow_report, M(identity), M(target), M(packets), M(bytes), M(client), M(client_port_be), M(service),
+          M(idle_seconds), M(ended), M(why), M(reserved)),
+    SHAPE(packet_counters, M(packets), M(bytes), M(flows), M(stateless), M(dropped)),
+    SHAPE(endpoint_counters, M(packets), M(bytes), M(flows)),
+    SHAPE(next_hop, M(address), M(until), M(generation), M(interface), M(destination), M(source), M(reserved)),
+};
+
+std::vector<Member> members_of(const btf* types, const btf_type* type) {
+    std::vector<Member> members;
+    const btf_member* member = btf_members(type);
+    for (uint32_t i = 0; i < btf_vlen(type); ++i)
+        members.push_back({btf__name_by_offset(types, member[i].name_off), btf_member_bit_offset(type, i) / 8,
+                           static_cast<size_t>(btf__resolve_size(types, member[i].type))});
+    return members;
+}
+
+TEST(Abi, KernelAndUserHalfSeeTheSameShapes) {
+    const std::unique_ptr<packet_bpf, void (*)(packet_bpf*)> skeleton(packet_bpf::open(), packet_bpf::destroy);
+    ASSERT_NE(skeleton, nullptr);
+    const btf* types = bpf_object__btf(skeleton->obj);
+    ASSERT_NE(types, nullptr);
+    for (const Shape& shape : shapes) {
+        const int id = btf__find_by_name_kind(types, shape.name, BTF_KIND_STRUCT);
+        if (id < 0) {
+            ADD_FAILURE() << shape.name << " is not in the program's BTF: name it in bpf/packet.bpf.c's `shapes`";
+            continue;
+        }
+        const btf_type* type = btf__type_by_id(types, static_cast<uint32_t>(id));
+        EXPECT_EQ(type->size, shape.size) << shape.name;
+        EXPECT_EQ(members_of(types, type), shape.members) << shape.name;
+    }
+}
+
+}  // namespace
+}  // namespace marchproxy::packet
