@@ -59,7 +59,7 @@ void make_network() {
         "endpoints-far");
     run("for i in lo clients clients-far endpoints endpoints-far; do ip link set $i up; done");
     run("ip address add 10.0.0.1/24 dev clients && ip address add 10.1.0.0/15 dev endpoints");
-    run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.forwarding=1");
+    run("sysctl -q -w net.ipv4.conf.lo.forwarding=1");
     run("ip neigh add 10.0.0.254 lladdr 02:00:00:00:00:01 dev clients nud permanent");
     run("ip route add default via 10.0.0.254 dev clients");
     for (uint32_t i = 0; i < endpoint_count; ++i)
@@ -250,10 +250,8 @@ void sweep(const Table& table, const std::string& suffix, Bench& bench) {
     table.take("packet-sweep" + suffix, "marchproxy", [&] {
         uint64_t live = 0;
         const auto begin = std::chrono::steady_clock::now();
-        for (uint64_t first = 0; first < bench.programs.flow_cells(); first += abi::sweep_cells) {
-            const uint64_t cells = std::min<uint64_t>(abi::sweep_cells, bench.programs.flow_cells() - first);
-            live += must(bench.programs.sweep(static_cast<uint32_t>(first), static_cast<uint32_t>(cells))).live;
-        }
+        for (uint32_t first = 0; first < bench.programs.flow_buckets(); first += abi::sweep_buckets)
+            live += must(bench.programs.sweep(first, abi::sweep_buckets)).live;
         const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - begin;
         return took.count() / static_cast<double>(std::max<uint64_t>(live, 1));
     });

@@ -42,7 +42,8 @@ enum directory_kind {
     directory_service,   // destination address, port and protocol of a service: `index` is the service
     directory_endpoint,  // source address, port and protocol of an endpoint: `index` is the endpoint
     directory_source,    // an address from which we speak to endpoints; port and protocol 0: `index` is its place
-    directory_host,  // a service's address; port and protocol 0: answers echo requests; `index` is one of its services
+    directory_host,  // a service's address that the machine does not have; port and protocol 0: answers echo requests,
+                     // ARP and neighbour solicitations; `index` is one of its services
 };
 
 struct directory_entry {
@@ -217,12 +218,12 @@ enum {
     // A service's longest idle timeout, 4 h: beyond it too little of a traffic word's 2^14 seconds is left to tell idle
     // from busy.
     longest_idle_seconds = 4 * 3600,
-    sweep_cells = 1 << 17,  // in one run at most
+    sweep_buckets = 1 << 14,       // in one run at most
 };
 
 // In and out of one run of the program `sweep`, which user space starts by BPF_PROG_RUN.
 struct sweep {
-    __u32 first, cells;            // which cells of the clients' table
+    __u32 first_bucket, buckets;   // of the clients' table: flow_buckets a chunk
     __u32 list_service;            // live flows of this service are reported too; 0: of none
     __u32 list_limit;              // at most so many
     __u32 live, ended, kept_back;  // out; kept back: over, but the reports had no room
@@ -258,13 +259,20 @@ enum flow_direction { direction_up, direction_down };  // client to endpoint, en
 struct packet_counters {
     __u64 packets[2], bytes[2];  // by direction; bytes from the IP header on
     __u64 flows;                 // begun
+    __u64 ended;                 // of those; the others live
     __u64 stateless;             // packets chosen for without a flow, as the table was full
     __u64 dropped[packet_verdicts];
 };
 
 struct endpoint_counters {
     __u64 packets[2], bytes[2];
-    __u64 flows;
+    __u64 flows, ended;
+};
+
+// What a service's limits are measured by.
+struct admission {
+    __u64 due;   // microseconds: when the next new flow is, by GCRA (ITU-T I.371, as in qos/rate_limit.h)
+    __u64 live;  // flows begun and not ended yet
 };
 
 // --- next hops, cached a CPU ---------------------------------------------------------------------------------------
@@ -275,9 +283,29 @@ struct next_hop {
     __u32 generation;  // of `routes_generation`
     __u32 interface;   // 0: none
     __u8 destination[6], source[6];
-    __u32 reserved;
+    __u32 mtu;    // of the way there
+    __u64 asked;  // jiffies: when user space was last told of a neighbour from here
 };
-ABI_ASSERT(sizeof(struct next_hop) == 48, "");
+ABI_ASSERT(sizeof(struct next_hop) == 56, "");
+
+// --- neighbours ----------------------------------------------------------------------------------------------------
+
+// An interface on which the packet plane answers for the services' addresses.
+struct packet_interface {
+    __u8 mac[6];
+    __u8 reserved[2];
+};
+
+// A neighbour, in the ring buffer `neighbours`: a next hop that the kernel is to resolve, or somebody who asked for a
+// service's address and will need to be known, which the kernel did not see.
+struct neighbour_report {
+    struct address address;
+    __u32 interface;
+    __u8 mac[6];
+    __u8 known;  // 0: `mac` is what is asked for
+    __u8 reserved[5];
+};
+ABI_ASSERT(sizeof(struct neighbour_report) == 32, "");
 
 #ifdef __cplusplus
 // NOLINTEND

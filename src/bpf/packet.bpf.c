@@ -3,6 +3,7 @@
 //   parse    the frame becomes a struct packet                                              lib/packet.h
 //   decide   classify, admit, choose: who it is, and what it is to become; no access to the frame     step/*.h
 //   forward  the frame is rewritten and sent                                                step/forward.h
+//   answer   what is asked of a service's address itself: is it there, and where   step/echo.h, step/resolve.h
 //
 // decide() and begin() are functions of their own, which the verifier goes through once, for any packet.
 #include "bpf/step/account.h"
@@ -11,6 +12,7 @@
 #include "bpf/step/classify.h"
 #include "bpf/step/echo.h"
 #include "bpf/step/forward.h"
+#include "bpf/step/resolve.h"
 #include "bpf/sweep.h"
 
 // The shapes that no map's type and no function names: by this pointer, which nobody reads, BTF has them too, and
@@ -123,24 +125,33 @@ __noinline int decide(const struct packet* p, struct decision* d) {
 // Nothing is written before it is known that the packet can go.
 inlined enum outcome forward(void* context, enum hook hook, struct cursor frame, const struct packet* p,
                              const struct decision* d) {
-    struct next_hop* hop = 0;
     const __u32 slot = d->direction == direction_up ? d->endpoint : hop_slot_of_client(&d->to.destination);
-    const enum hop_state state = next_hop_to(context, hook, p, &d->to, slot, &hop);
-    if (state == hop_none || !hop) return refuse(d->service, packet_verdict_no_route);
+    struct next_hop* hop = bpf_map_lookup_elem(&next_hops, &slot);
+    if (!hop) return refuse(d->service, packet_verdict_internal_error);
+    const enum hop_state state = next_hop_to(context, hook, p, &d->to, hop);
+    if (state == hop_none) return refuse(d->service, packet_verdict_no_route);
+    if (hook == hook_xdp && state == hop_unresolved) return refuse(d->service, packet_verdict_no_neighbour);
     __u64 difference;
-    if (!rewrite_network(frame, p, &d->to, state == hop_known, &difference) ||
+    if (!rewrite_network(frame, p, &d->to, &difference) ||
         !rewrite_transport(context, hook, frame, p, &d->to, difference))
         return refuse(d->service, packet_verdict_internal_error);
     count_packet(d->service, d->endpoint, d->direction, p->length);
-    return state == hop_known ? send(context, hook, hop) : outcome_pass;
+    return state == hop_known ? send(context, hook, hop) : outcome_redirect;
+}
+
+// What is no flow's, and yet may be asked of a service's address.
+inlined enum outcome answer(void* context, enum hook hook, enum parsed what, const struct packet* p, __u32 size) {
+    if (what == parsed_malformed) return refuse(0, packet_verdict_malformed);
+    if (what == parsed_echo) return answer_echo(context, hook, p);
+    if (what == parsed_arp) return answer_arp(context, hook, p);
+    if (what == parsed_solicitation) return answer_solicitation(context, hook, p, size);
+    return outcome_pass;
 }
 
 inlined enum outcome process(void* context, enum hook hook, struct cursor frame, __u32 size) {
     struct packet p = {0};
     const enum parsed what = parse(frame, size, &p);
-    if (what == parsed_malformed) return refuse(0, packet_verdict_malformed);
-    if (what == parsed_echo) return answer_echo(context, hook, &p);
-    if (what != parsed_flow) return outcome_pass;
+    if (unlikely(what != parsed_flow)) return answer(context, hook, what, &p, size);
     struct decision d = {0};
     int decided = decide(&p, &d);
     if (unlikely(decided == decided_begin)) decided = begin(&p, &d);

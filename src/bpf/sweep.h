@@ -9,8 +9,6 @@ struct {
     __uint(max_entries, 1 << 22);
 } reports SEC(".maps");
 
-ARRAY_OF(live_flows, __u64, max_packet_services);  // raised by the sweep; user space reads and clears it between passes
-
 // How long a flow in this state may be silent.
 inlined __u32 patience(const struct packet_service* service, enum flow_state state) {
     if (state == flow_opening || state == flow_answered) return service->opening_seconds;
@@ -84,6 +82,7 @@ inlined void end_flow(const struct swept* s, __u32 number) {
     }
     remove_client(s->identity, number);
     count_live(s->service, -1);
+    count_ended(s->service, s->target >> flow_endpoint_shift & (max_packet_endpoints - 1));
 }
 
 // Whether a flow is over, and why.
@@ -130,20 +129,28 @@ __noinline int visit(__u32 number, struct sweep* run) {
         ++run->listed;
     }
     ++run->live;
-    __u64* live = bpf_map_lookup_elem(&live_flows, &s.service);
-    if (live) ++*live;
     return 0;
 }
 
-static long sweep_cell(__u32 i, void* context) {
+// Most cells of most tables are empty: a call for each would be what a pass costs.
+static long sweep_bucket(__u32 i, void* context) {
     struct sweep* run = context;
-    visit(run->first + i, run);
+    const __u32 number = run->first_bucket + i;
+    struct flow_chunk* chunk = chunk_of(&client_flows, number / flow_buckets);
+    const struct flow_bucket* bucket = chunk ? flow_bucket_at(chunk, number % flow_buckets, flow_table.alignment) : 0;
+    if (!bucket) return 1;  // past the table
+    __u64 used = 0;
+    flow_unrolled for (int slot = 0; slot < flow_cells; ++slot) used |=
+        flow_differ(flow_read(bucket->identity[slot]), 0) << slot;
+    if (!used) return 0;
+    for (int slot = 0; slot < flow_cells; ++slot)
+        if (used >> slot & 1) visit(number * flow_cells + slot, run);
     return 0;
 }
 
 SEC("syscall") int sweep(struct sweep* request) {
     struct sweep run = *request;
-    bpf_loop(run.cells < sweep_cells ? run.cells : sweep_cells, sweep_cell, &run, 0);
+    bpf_loop(run.buckets < sweep_buckets ? run.buckets : sweep_buckets, sweep_bucket, &run, 0);
     *request = run;
     return 0;
 }

@@ -275,4 +275,30 @@ inline Bytes Frame::bytes() const {
     return frame;
 }
 
+// An ICMP message in the place of a frame's datagram, its payload behind; checksums computed from nothing.
+struct Icmp {
+    bool v6;
+    uint8_t type;
+    uint32_t rest = 0;  // of the header
+};
+inline Bytes icmp_message(const Frame& frame, const Icmp& icmp) {
+    Bytes bytes = frame.udp(0, 0);
+    const auto d = dissect(bytes);
+    const uint8_t number = icmp.v6 ? 58 : 1;
+    bytes[d->network + (icmp.v6 ? 6 : 9)] = number;
+    const size_t at = d->transport, size = d->network_end - at;
+    bytes[at] = icmp.type;
+    put16(bytes, at + 2, 0);
+    put16(bytes, at + 4, icmp.rest >> 16);
+    put16(bytes, at + 6, icmp.rest);
+    const std::span<const uint8_t> all(bytes);
+    const uint64_t pseudo =
+        icmp.v6 ? ones_sum(all.subspan(d->addresses_at(), d->addresses_size())) + number + size : uint64_t{0};
+    put16(bytes, at + 2, 0xffff - ones_sum(all.subspan(at, size), pseudo));
+    if (icmp.v6) return bytes;
+    put16(bytes, d->network + 10, 0);
+    put16(bytes, d->network + 10, 0xffff - network_residue(bytes, *d));
+    return bytes;
+}
+
 }  // namespace marchproxy::packet::testing

@@ -108,16 +108,6 @@ TEST_P(Admit, HopLimitAndRoutesEndPackets) {
     drops("no way back", eth().ipv4("10.1.0.1", source).udp(8080, 5005), nat_udp, abi::packet_verdict_no_route, "back");
 }
 
-// Whose neighbour is yet to be found, the machine forwards, and counts the hop.
-TEST_P(Admit, WhatHasNoNeighbourYetIsRewrittenAndLeftToTheMachine) {
-    ASSERT_EQ(std::system("ip route add 11.0.77.0/24 dev front"), 0);
-    run_alone(udp("11.0.77.1", 5006));
-    const Outcome outcome = run(eth().ipv4("10.1.0.1", source).udp(8080, 5006), "back");
-    EXPECT_STREQ(name_of(outcome.went), "passed");
-    EXPECT_EQ(hex(outcome.frame), hex(eth().ipv4("10.0.0.1", "11.0.77.1").udp(80, 5006)));
-    EXPECT_TRUE(outcome.refusals.empty());
-}
-
 // Out of the interface it came in by: XDP sends it from there itself.
 TEST_P(Admit, BouncesWhereBothSidesAreOnOneInterface) {
     const Outcome outcome = run(udp(client), "back");
@@ -129,7 +119,7 @@ TEST_P(Admit, BouncesWhereBothSidesAreOnOneInterface) {
 // A limit of flows at one time; one that ends makes room.
 TEST_P(Admit, FlowsAtOneTimeAreLimited) {
     const auto lives = [&] {  // of earlier tests
-        const auto swept = programs->sweep(0, static_cast<uint32_t>(programs->flow_cells()));
+        const auto swept = programs->sweep(0, programs->flow_buckets());
         return swept.ok() && programs->take_reports([](const abi::flow_report&) {}).ok();
     };
     change(nat_udp, [](auto& s) { s.protocol = 0; });  // gone: its flows end

@@ -7,7 +7,6 @@ namespace {
 using namespace testing;  // NOLINT: the rows' vocabulary
 
 constexpr uint8_t request4 = 8, reply4 = 0, request6 = 128, reply6 = 129;
-constexpr uint8_t icmp4 = 1, icmp6 = 58;
 
 class Echo : public Plane {
   protected:
@@ -20,24 +19,8 @@ class Echo : public Plane {
         expect(programs->set_directory(**build_directory(hosts)));
     }
 
-    // An ICMP message in the place of a frame's datagram, its checksums computed from nothing.
     static Bytes icmp(const Frame& frame, bool v6, uint8_t type) {
-        Bytes bytes = frame.udp(0, 0);
-        const auto d = dissect(bytes);
-        bytes[d->network + (v6 ? 6 : 9)] = v6 ? icmp6 : icmp4;
-        const size_t at = d->transport, size = bytes.size() - at;
-        bytes[at] = type;
-        put16(bytes, at + 2, 0);
-        put16(bytes, at + 4, 0x1234);
-        put16(bytes, at + 6, 7);
-        const std::span<const uint8_t> all(bytes);
-        const uint64_t pseudo =
-            v6 ? ones_sum(all.subspan(d->addresses_at(), d->addresses_size())) + icmp6 + size : uint64_t{0};
-        put16(bytes, at + 2, 0xffff - ones_sum(all.subspan(at), pseudo));
-        if (v6) return bytes;
-        put16(bytes, d->network + 10, 0);
-        put16(bytes, d->network + 10, 0xffff - network_residue(bytes, *d));
-        return bytes;
+        return icmp_message(frame, {.v6 = v6, .type = type, .rest = 0x12340007});
     }
     static Frame between(bool v6, const char* from, const char* to) {
         return v6 ? eth().ipv6(from, to) : eth().ipv4(from, to);

@@ -274,8 +274,8 @@ void Planner::fill_directory() {
         const uint32_t index = index_of(service);
         directory.push_back(entry_of(abi::directory_service, service.listen.ip, service.listen.port,
                                      number_of(service.protocol), index));
-        // What is the machine's own answers for itself.
-        if (!made_.indexes.sources.knows(service.listen.ip)) {
+        // What is the machine's own answers for itself; and what was its own, while flows still speak from it.
+        if (!input_.own.contains(service.listen.ip) && !made_.indexes.sources.knows(service.listen.ip)) {
             uint32_t& host = hosts.try_emplace(service.listen.ip, index).first->second;
             host = std::min(host, index);
         }

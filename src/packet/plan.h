@@ -8,6 +8,7 @@
 
 #include <cstring>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,7 @@ struct PlanInput {
     std::vector<PlannedService> services;
     StreamSettings stream;  // its idle timeouts are the packet plane's too
     SourceAddresses sources;
+    std::set<IpAddress> own;  // the machine's addresses: what is asked of them it answers itself
     Capacity capacity;
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ struct World {
     Capacity capacity{.flows = 1, .services = 64, .endpoints = 64, .ring_slots = 1 << 20};
     Indexes indexes = Indexes::within(capacity.services, capacity.endpoints);
     std::vector<SocketAddress> down, draining;
+    std::set<IpAddress> own{ip("10.0.0.2"), ip("10.0.0.3"), ip("2001:db8::2")};
 
     World() {
         snapshot.settings.packet.interfaces = {"eth0"};
@@ -52,8 +54,11 @@ struct World {
         const auto among = [](const auto& list, const SocketAddress& a) {
             return std::find(list.begin(), list.end(), a) != list.end();
         };
-        PlanInput made{
-            .services = {}, .stream = snapshot.settings.stream, .sources = around.sources, .capacity = capacity};
+        PlanInput made{.services = {},
+                       .stream = snapshot.settings.stream,
+                       .sources = around.sources,
+                       .own = own,
+                       .capacity = capacity};
         const Assignments planes = assign(snapshot, around);
         for (size_t i = 0; i < snapshot.services.size(); ++i) {
             if (!planes.services[i].packet) continue;

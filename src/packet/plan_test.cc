@@ -159,6 +159,28 @@ TEST(Plan, OwnAddressesThatAreGoneGoOnWithTheirFlows) {
     EXPECT_NE(find(plan, "10.0.0.3", 0, 0), nullptr);
 }
 
+// The machine answers for its own addresses itself, whether the packet plane speaks from them or not.
+TEST(Plan, TheMachinesOwnAddressesAreNoHosts) {
+    World world;
+    world.add("moving", "203.0.113.1:80", {"10.0.1.1:80"});
+    world.add("own", "203.0.113.2:80", {"10.0.1.1:80"});
+    world.add("own too", "203.0.113.2:81", {"10.0.1.1:80"});
+    world.add("spoken from", "10.0.0.2:80", {"10.0.1.1:80"});
+    world.own.insert(ip("203.0.113.2"));
+    const Plan before = must_plan(world).plan;
+    EXPECT_EQ(find(before, "203.0.113.1", 0, 0)->kind, abi::directory_host);
+    EXPECT_EQ(find(before, "203.0.113.2", 0, 0), nullptr);
+    EXPECT_EQ(find(before, "10.0.0.2", 0, 0)->kind, abi::directory_source);
+
+    // An address that left the machine: one is answered for now, from the other flows still speak.
+    world.own = {};
+    world.around.sources.general = {ip("10.0.0.3"), ip("2001:db8::2")};
+    const Plan plan = must_plan(world, before).plan;
+    EXPECT_EQ(find(plan, "203.0.113.2", 0, 0)->kind, abi::directory_host);
+    EXPECT_EQ(find(plan, "203.0.113.2", 0, 0)->index, 2U);
+    EXPECT_EQ(find(plan, "10.0.0.2", 0, 0)->kind, abi::directory_source);
+}
+
 TEST(Plan, AccessListsAreFolded) {
     World world;
     world.add("web", "203.0.113.1:80", {"10.0.1.1:80"}).access.allow = {prefix("192.0.2.0/24")};

@@ -1,10 +1,12 @@
 // For tests: rows of packets through the real programs, at both hooks.
 //
 // The programs run by BPF_PROG_TEST_RUN in a network namespace of the test's own, whose interfaces `front` (towards
-// clients) and `back` (towards endpoints) have a gateway each, so that the kernel's route lookups succeed.
+// clients) and `back` (towards endpoints) have a gateway each, so that the kernel's route lookups succeed. The machine
+// forwards nothing of its own.
 #pragma once
 
 #include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
@@ -83,12 +85,14 @@ class Plane : public ::testing::TestWithParam<Hook> {
         outside_ = Descriptor(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
         if (::unshare(CLONE_NEWNET) != 0) GTEST_SKIP() << "no network namespaces here: " << std::strerror(errno);
         inside_ = true;
+        stay_on_one_cpu();
         if (!add_interfaces()) GTEST_SKIP() << "no veth interfaces here";
         load();
     }
     void TearDown() override {
         if (inside_) {
             ASSERT_EQ(::setns(outside_.get(), CLONE_NEWNET), 0);
+            ::sched_setaffinity(0, sizeof cpus_, &cpus_);
         }
     }
 
@@ -102,6 +106,7 @@ class Plane : public ::testing::TestWithParam<Hook> {
             programs.emplace(std::move(*loaded));
             loaded_for_ = capacity.nat_ports;
         }
+        forget_next_hops(capacity);
         chunks_of(*programs, "client_flows").clear();
         chunks_of(*programs, "endpoint_flows").clear();
         std::vector<abi::directory_entry> entries;
@@ -132,6 +137,17 @@ class Plane : public ::testing::TestWithParam<Hook> {
         made.forwarding = places[index].forwarding;
         made.ring = uint64_t{index} << 32 | 1;
         return made;
+    }
+    // What the programs remember of them, and of whom they asked for.
+    static void forget_next_hops(const Capacity& capacity = small) {
+        const std::vector<abi::next_hop> none(static_cast<size_t>(libbpf_num_possible_cpus()));
+        for (uint32_t slot = 0; slot < capacity.endpoints + abi::client_hops; ++slot)
+            ASSERT_EQ(bpf_map_update_elem(programs->map("next_hops"), &slot, none.data(), BPF_ANY), 0);
+    }
+    static std::vector<abi::neighbour_report> take_neighbours() {
+        std::vector<abi::neighbour_report> reports;
+        EXPECT_TRUE(programs->take_neighbours([&](const auto& one) { reports.push_back(one); }).ok());
+        return reports;
     }
     void set_endpoint(uint32_t index, int flags) {
         abi::packet_endpoint made{};
@@ -229,12 +245,21 @@ class Plane : public ::testing::TestWithParam<Hook> {
         }
         return all;
     }
+    // Caches and limits are each CPU's own.
+    void stay_on_one_cpu() {
+        ::sched_getaffinity(0, sizeof cpus_, &cpus_);
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(static_cast<size_t>(::sched_getcpu()), &one);
+        ::sched_setaffinity(0, sizeof one, &one);
+    }
     static bool add_interfaces() {
         const char* commands =
             "set -e; for i in front back; do ip link add $i type veth peer ${i}_peer; ip link set ${i}_peer up; done;"
             "ip link set front address 02:00:00:00:0f:01; ip link set back address 02:00:00:00:0b:01;"
             "ip link set front up; ip link set back up; ip link set lo up;"
-            "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding;"
+            "cd /proc/sys/net; echo 0 >ipv4/ip_forward; echo 0 >ipv6/conf/all/forwarding;"
+            "echo 1 >ipv4/conf/lo/forwarding; echo 1 >ipv6/conf/lo/forwarding;"
             "way() { ip address add $2 dev $1; ip -6 address add $3 dev $1 nodad;"
             "  ip neighbour add $4 lladdr $8 nud permanent dev $1; ip neighbour add $5 lladdr $8 nud permanent dev $1;"
             "  ip route add $6 via $4; ip -6 route add $7 via $5; };"
@@ -247,6 +272,7 @@ class Plane : public ::testing::TestWithParam<Hook> {
 
     static inline uint16_t loaded_for_ = 0;
     Descriptor outside_;
+    cpu_set_t cpus_{};  // before
     bool inside_ = false;
 };
 

@@ -107,12 +107,20 @@ Result<T> sum(const bpf_map* map, uint32_t index) {
     return total;
 }
 
+template <class T>
+Result<void> clear(const bpf_map* map, uint32_t index) {
+    const int cpus = libbpf_num_possible_cpus();
+    if (cpus < 0) return failed("counting CPUs", -cpus);
+    const std::vector<T> none(static_cast<size_t>(cpus));
+    if (bpf_map__update_elem(map, &index, sizeof index, none.data(), none.size() * sizeof(T), BPF_ANY) == 0) return {};
+    return failed(fmt::format("clearing entry {} of {}", index, bpf_map__name(map)), errno);
+}
+
 void size_maps(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) {
     bpf_map__set_max_entries(skeleton.maps.services, capacity.services);
     bpf_map__set_max_entries(skeleton.maps.service_counts, capacity.services);
     bpf_map__set_max_entries(skeleton.maps.admissions, capacity.services);
     bpf_map__set_max_entries(skeleton.maps.reports, capacity.report_bytes);
-    bpf_map__set_max_entries(skeleton.maps.live_flows, capacity.services);
     bpf_map__set_max_entries(skeleton.maps.endpoints, capacity.endpoints);
     bpf_map__set_max_entries(skeleton.maps.endpoint_counts, capacity.endpoints);
     bpf_map__set_max_entries(skeleton.maps.next_hops, capacity.endpoints + abi::client_hops);
@@ -150,17 +158,8 @@ abi::access_key key_of(uint32_t service, const Prefix& prefix) {
     return {32u + prefix.length, htonl(service), to_abi(prefix.ip)};
 }
 
-int hand_over(void* context, void* data, size_t size) {
-    auto& take = *static_cast<std::function<void(const abi::flow_report&)>*>(context);
-    if (size == sizeof(abi::flow_report) && take) take(*static_cast<const abi::flow_report*>(data));
-    return 0;
-}
-
 }  // namespace
 
-void Programs::Free::operator()(ring_buffer* ring) const {
-    ring_buffer__free(ring);
-}
 void Programs::Destroy::operator()(packet_bpf* skeleton) const {
     packet_bpf::destroy(skeleton);
 }
@@ -183,11 +182,13 @@ Result<Programs> Programs::load(const Capacity& capacity) {
         return Error{fmt::format("{}. libbpf says: {}", refused.message, messages.last())};
     }
     if (auto filled = fill_maps(*skeleton, capacity, chunks); !filled.ok()) return Error{filled.error()};
-    programs.taker_ = std::make_unique<std::function<void(const abi::flow_report&)>>();
-    programs.reports_.reset(
-        ring_buffer__new(bpf_map__fd(skeleton->maps.reports), hand_over, programs.taker_.get(), nullptr));
-    if (!programs.reports_) return failed("opening the flow reports", errno);
-    programs.flow_cells_ = uint64_t{chunks} * abi::flow_chunk_cells;
+    auto reports = RecordRing::open(bpf_map__fd(skeleton->maps.reports), sizeof(abi::flow_report));
+    if (!reports.ok()) return Error{reports.error()};
+    programs.reports_ = std::move(*reports);
+    auto neighbours = RecordRing::open(bpf_map__fd(skeleton->maps.neighbours), sizeof(abi::neighbour_report));
+    if (!neighbours.ok()) return Error{neighbours.error()};
+    programs.neighbours_ = std::move(*neighbours);
+    programs.flow_buckets_ = chunks * abi::flow_buckets;
     return programs;
 }
 
@@ -237,6 +238,12 @@ Result<void> Programs::set_directory(const abi::directory& directory) {
     return {};
 }
 
+Result<void> Programs::set_interface(uint32_t index, const std::array<uint8_t, 6>& mac) {
+    abi::packet_interface answers{};
+    std::memcpy(answers.mac, mac.data(), mac.size());
+    return write(skeleton_->maps.interfaces, index, answers);
+}
+
 void Programs::routes_changed() {
     skeleton_->bss->routes_generation = skeleton_->bss->routes_generation + 1;
 }
@@ -259,28 +266,27 @@ Result<abi::endpoint_counters> Programs::endpoint_counters(uint32_t index) const
     return sum<abi::endpoint_counters>(skeleton_->maps.endpoint_counts, index);
 }
 
-Result<abi::sweep> Programs::sweep(uint32_t first, uint32_t cells, uint32_t list_service, uint32_t list_limit) {
-    abi::sweep request{.first = first, .cells = cells, .list_service = list_service, .list_limit = list_limit};
+Result<void> Programs::clear_service(uint32_t index) {
+    if (auto written = write(skeleton_->maps.admissions, index, abi::admission{}); !written.ok()) return written;
+    return clear<abi::packet_counters>(skeleton_->maps.service_counts, index);
+}
+Result<void> Programs::clear_endpoint(uint32_t index) {
+    return clear<abi::endpoint_counters>(skeleton_->maps.endpoint_counts, index);
+}
+
+Result<abi::sweep> Programs::sweep(uint32_t first, uint32_t buckets, uint32_t list_service, uint32_t list_limit) {
+    abi::sweep request{
+        .first_bucket = first, .buckets = buckets, .list_service = list_service, .list_limit = list_limit};
     LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = &request, .ctx_size_in = sizeof request);
     if (bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.sweep), &options) == 0) return request;
-    return failed(fmt::format("sweeping cells {} to {} of the flow table", first, uint64_t{first} + cells), errno);
+    return failed(fmt::format("sweeping buckets {} to {} of the flow table", first, uint64_t{first} + buckets), errno);
 }
 
 Result<size_t> Programs::take_reports(const std::function<void(const abi::flow_report&)>& take) {
-    *taker_ = take;
-    const int taken = ring_buffer__consume(reports_.get());
-    *taker_ = nullptr;
-    if (taken < 0) return failed("reading the flow reports", -taken);
-    return static_cast<size_t>(taken);
+    return reports_.take([&](const void* record) { take(*static_cast<const abi::flow_report*>(record)); });
 }
-
-Result<uint64_t> Programs::take_live(uint32_t service) {
-    uint64_t live = 0, none = 0;
-    const bpf_map* map = skeleton_->maps.live_flows;
-    if (bpf_map__lookup_elem(map, &service, sizeof service, &live, sizeof live, 0) < 0 ||
-        bpf_map__update_elem(map, &service, sizeof service, &none, sizeof none, BPF_ANY) < 0)
-        return failed(fmt::format("reading the flows of service {}", service), errno);
-    return live;
+Result<size_t> Programs::take_neighbours(const std::function<void(const abi::neighbour_report&)>& take) {
+    return neighbours_.take([&](const void* record) { take(*static_cast<const abi::neighbour_report*>(record)); });
 }
 
 }  // namespace marchproxy::packet

@@ -5,6 +5,7 @@
 // the directory).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,9 +14,9 @@
 #include "abi/packet.h"
 #include "model/address.h"
 #include "model/result.h"
+#include "packet/record_ring.h"
 
 struct packet_bpf;
-struct ring_buffer;
 
 namespace marchproxy::packet {
 
@@ -46,6 +47,8 @@ class Programs {
     Result<void> set_access(uint32_t service, const Prefix& prefix, bool allowed);  // the longest prefix decides
     Result<void> remove_access(uint32_t service, const Prefix& prefix);
     Result<void> set_directory(const abi::directory& directory);
+    // By which the packet plane answers for the services' addresses on an interface; without, the stack is asked.
+    Result<void> set_interface(uint32_t index, const std::array<uint8_t, 6>& mac);
 
     // Makes every CPU ask for its next hops anew.
     void routes_changed();
@@ -54,33 +57,36 @@ class Programs {
     int tc() const;
     int map(const char* name) const;  // as the program names it; negative: no such map
 
-    // Sums over CPUs.
+    // Sums over CPUs. What is counted as begun and not as ended lives.
     Result<abi::packet_counters> service_counters(uint32_t index) const;  // 0: packets of no service
     Result<abi::endpoint_counters> endpoint_counters(uint32_t index) const;
+    // Nothing is known of the index any more: counters, and of a service what its limits are measured by. No flow may
+    // carry it, and no packet find it.
+    Result<void> clear_service(uint32_t index);
+    Result<void> clear_endpoint(uint32_t index);
 
-    // Ends the flows whose time is over in cells [first, first + cells) of the clients' table, counts the others, and
-    // lists those of a service. What ended or is listed waits in the reports.
-    Result<abi::sweep> sweep(uint32_t first, uint32_t cells, uint32_t list_service = 0, uint32_t list_limit = 0);
+    // Ends the flows whose time is over in buckets [first, first + buckets) of the clients' table, counts the others,
+    // and lists those of a service. At most sweep_buckets at once. What ended or is listed waits in the reports.
+    Result<abi::sweep> sweep(uint32_t first, uint32_t buckets, uint32_t list_service = 0, uint32_t list_limit = 0);
     // Hands over each waiting report. Returns how many there were.
     Result<size_t> take_reports(const std::function<void(const abi::flow_report&)>& take);
-    // Flows of a service that the sweep has met since this was last asked.
-    Result<uint64_t> take_live(uint32_t service);
+    // Neighbours to be resolved, and such as have asked for a service's address.
+    Result<size_t> take_neighbours(const std::function<void(const abi::neighbour_report&)>& take);
+    int neighbours_descriptor() const { return neighbours_.descriptor(); }  // readable while some wait
 
-    uint64_t flow_cells() const { return flow_cells_; }  // of each direction
+    // Of each direction.
+    uint64_t flow_cells() const { return uint64_t{flow_buckets_} * abi::flow_cells; }
+    uint32_t flow_buckets() const { return flow_buckets_; }
 
   private:
     struct Destroy {
         void operator()(packet_bpf* skeleton) const;
     };
-    struct Free {
-        void operator()(ring_buffer* ring) const;
-    };
     explicit Programs(std::unique_ptr<packet_bpf, Destroy> skeleton) : skeleton_(std::move(skeleton)) {}
 
     std::unique_ptr<packet_bpf, Destroy> skeleton_;
-    std::unique_ptr<ring_buffer, Free> reports_;
-    std::unique_ptr<std::function<void(const abi::flow_report&)>> taker_;  // where the ring buffer finds it
-    uint64_t flow_cells_ = 0;
+    RecordRing reports_, neighbours_;
+    uint32_t flow_buckets_ = 0;
 };
 
 }  // namespace marchproxy::packet

@@ -17,6 +17,11 @@ inlined __u64 difference_128(__u64 sum, const struct address* from, const struct
     return difference_32(sum, (__u32)(from->word[1] >> 32), (__u32)(to->word[1] >> 32));
 }
 
+// Of words that there were none of before.
+inlined __u64 sum_128(__u64 sum, const struct address* a) {
+    return sum + (__u32)a->word[0] + (a->word[0] >> 32) + (__u32)a->word[1] + (a->word[1] >> 32);
+}
+
 inlined __u32 folded_32(__u64 sum) {
     sum = (sum & 0xffffffff) + (sum >> 32);
     return (__u32)((sum & 0xffffffff) + (sum >> 32));

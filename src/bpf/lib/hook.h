@@ -30,6 +30,25 @@ inlined __u32 ingress_interface(void* context, enum hook hook) {
                             : ((struct __sk_buff*)context)->ingress_ifindex;
 }
 
+// The same, of which at least `size` bytes can be seen if it has them. Ends every pointer into the frame.
+inlined struct cursor frame_up_to(void* context, enum hook hook, __u32 size) {
+    if (hook == hook_tc) bpf_skb_pull_data(context, size);
+    return frame_of(context, hook);
+}
+
+// Makes a frame of `size` bytes one of `wanted`. Ends every pointer into it.
+inlined bool resize(void* context, enum hook hook, __u32 size, __u32 wanted) {
+    if (size == wanted) return true;
+    if (hook == hook_tc) return bpf_skb_change_tail(context, wanted, 0) == 0;
+    return bpf_xdp_adjust_tail(context, (int)(wanted - size)) == 0;
+}
+
+// Back out of the interface it came in by.
+inlined enum outcome bounce(void* context, enum hook hook) {
+    if (hook == hook_tc) bpf_redirect(ingress_interface(context, hook), 0);
+    return outcome_bounce;
+}
+
 inlined int hook_code(enum hook hook, enum outcome outcome) {
     if (outcome == outcome_pass)
         return hook == hook_xdp ? (int)XDP_PASS : TC_ACT_UNSPEC;  // to the next program, if any

@@ -49,6 +49,20 @@ PER_CPU_ARRAY_OF(service_counts, struct packet_counters, max_packet_services);  
 PER_CPU_ARRAY_OF(endpoint_counts, struct endpoint_counters, max_packet_endpoints);
 PER_CPU_ARRAY_OF(next_hops, struct next_hop, 1);  // first the endpoints', then first_client_hop: the clients'
 
+// The hardware addresses by which the packet plane answers for the services' addresses, by interface.
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 256);
+    __type(key, __u32);
+    __type(value, struct packet_interface);
+} interfaces SEC(".maps");
+
+// struct neighbour_report, for user space.
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 1 << 16);
+} neighbours SEC(".maps");
+
 // Set before loading.
 const volatile struct flow_table_settings flow_table = {{1, 2}, 1, 0};
 const volatile __u32 seconds_a_jiffy = 0;  // times 2^32

@@ -4,11 +4,13 @@
 #include "bpf/lib/cursor.h"
 
 enum parsed {
-    parsed_flow,       // TCP or UDP with ports
-    parsed_echo,       // ICMP or ICMPv6 echo request
-    parsed_other,      // nothing the packet plane takes: let it pass
-    parsed_malformed,  // a header that contradicts itself or is cut short
-    parsed_fragment,   // IPv4 or IPv6, not the whole datagram
+    parsed_flow,  // TCP or UDP with ports
+    parsed_echo,  // ICMP or ICMPv6 echo request
+    parsed_arp,
+    parsed_solicitation,  // of a neighbour: IPv6's ARP
+    parsed_other,         // nothing the packet plane takes: let it pass
+    parsed_malformed,     // a header that contradicts itself or is cut short
+    parsed_fragment,      // IPv4 or IPv6, not the whole datagram
 };
 
 // No pointers into the frame: what is between the first and the last step is verified on its own, for any packet.
@@ -116,12 +118,14 @@ struct icmp_header {
     __be32 rest;
 };
 enum { icmp4_echo_request = 8, icmp4_echo_reply = 0, icmp6_echo_request = 128, icmp6_echo_reply = 129 };
+enum { icmp6_solicitation = 135, icmp6_advertisement = 136 };  // RFC 4861, of neighbours
 
 inlined enum parsed parse_icmp(struct cursor* c, const struct packet* p, __u32 room) {
     const struct icmp_header* icmp = TAKE(c, struct icmp_header);
     if (!icmp || room < sizeof(*icmp)) return parsed_malformed;
-    const bool asks = icmp->type == (p->v6 ? icmp6_echo_request : icmp4_echo_request) && !icmp->code;
-    return asks ? parsed_echo : parsed_other;
+    if (icmp->code) return parsed_other;
+    if (icmp->type == (p->v6 ? icmp6_echo_request : icmp4_echo_request)) return parsed_echo;
+    return p->v6 && icmp->type == icmp6_solicitation ? parsed_solicitation : parsed_other;
 }
 
 // Its header, and with UDP all of it, must lie within the network's total length.
@@ -162,6 +166,8 @@ inlined enum parsed parse(struct cursor c, __u32 size, struct packet* p) {
     } else if (protocol == bpf_htons(ETH_P_IPV6)) {
         p->v6 = true;
         what = parse_ipv6(&c, p);
+    } else if (protocol == bpf_htons(ETH_P_ARP)) {
+        what = parsed_arp;
     }
     p->transport = c.at - begin;
     return what == parsed_flow ? parse_transport(&c, p) : what;

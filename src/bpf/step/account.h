@@ -38,6 +38,13 @@ inlined void count_flow(__u32 service, __u32 endpoint) {
     if (of_endpoint) ++of_endpoint->flows;
 }
 
+inlined void count_ended(__u32 service, __u32 endpoint) {
+    struct packet_counters* counts = bpf_map_lookup_elem(&service_counts, &service);
+    if (counts) ++counts->ended;
+    struct endpoint_counters* of_endpoint = bpf_map_lookup_elem(&endpoint_counts, &endpoint);
+    if (of_endpoint) ++of_endpoint->ended;
+}
+
 inlined void count_stateless(__u32 service) {
     struct packet_counters* counts = bpf_map_lookup_elem(&service_counts, &service);
     if (counts) ++counts->stateless;

@@ -21,11 +21,6 @@ inlined bool may_enter(const struct packet_service* service, __u32 index, const 
     return allowed ? *allowed : service->flags & service_access_allows;
 }
 
-// What a service's limits are measured by.
-struct admission {
-    __u64 due;   // microseconds: when the next new flow is, by GCRA (ITU-T I.371, as in qos/rate_limit.h)
-    __u64 live;  // flows begun and not ended yet
-};
 ARRAY_OF(admissions, struct admission, max_packet_services);
 
 inlined bool within_rate(const struct packet_service* service, struct admission* state) {

@@ -54,12 +54,12 @@ inlined struct classified classify(const struct packet* p) {
     return c;
 }
 
-// One of the services that listen at the packet's destination, whatever the port; 0: it is none of their addresses.
-__noinline int service_at_host(const struct packet* p) {
+// One of the services that listen at an address, whatever the port; 0: it is none of theirs, or the machine's own.
+__noinline int service_at_host(const struct address* host) {
     const __u32 zero = 0;
     void* inner = bpf_map_lookup_elem(&directory, &zero);
     struct directory* d = inner ? bpf_map_lookup_elem(inner, &zero) : 0;
     __u8 kind = 0;
-    const __u32 service = p && d ? look_up(d, &p->destination, 0, 0, &kind) : 0;
+    const __u32 service = host && d ? look_up(d, host, 0, 0, &kind) : 0;
     return kind == directory_host ? service : 0;
 }

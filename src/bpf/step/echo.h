@@ -33,7 +33,7 @@ inlined bool turn_round(struct cursor frame, const struct packet* p) {
 }
 
 inlined enum outcome answer_echo(void* context, enum hook hook, const struct packet* p) {
-    const __u32 service = service_at_host(p);
+    const __u32 service = service_at_host(&p->destination);
     if (!service) return outcome_pass;
     const struct cursor frame = frame_of(context, hook);
     struct icmp_header* icmp = header_at(frame, p->transport, sizeof(*icmp));
@@ -44,6 +44,5 @@ inlined enum outcome answer_echo(void* context, enum hook hook, const struct pac
     icmp->type = reply;
     count_packet(service, 0, direction_up, p->length);
     count_packet(service, 0, direction_down, p->length);
-    if (hook == hook_tc) bpf_redirect(ingress_interface(context, hook), 0);
-    return outcome_bounce;
+    return bounce(context, hook);
 }

@@ -12,9 +12,8 @@ struct rewriting {
     __u16 source_port_be, destination_port_be;
 };
 
-// The network header. `difference`: by how much the addresses change the checksums that cover them. `hops`: 1, or 0
-// where the machine's own forwarding is yet to count this one.
-inlined bool rewrite_network(struct cursor frame, const struct packet* p, const struct rewriting* to, __u8 hops,
+// The network header. `difference`: by how much the addresses change the checksums that cover them.
+inlined bool rewrite_network(struct cursor frame, const struct packet* p, const struct rewriting* to,
                              __u64* difference) {
     if (p->v6) {
         struct ipv6hdr* ip = header_at(frame, p->network, sizeof(*ip));
@@ -22,7 +21,7 @@ inlined bool rewrite_network(struct cursor frame, const struct packet* p, const 
         *difference = difference_128(difference_128(0, &p->source, &to->source), &p->destination, &to->destination);
         write_address(&ip->saddr, &to->source);
         write_address(&ip->daddr, &to->destination);
-        ip->hop_limit -= hops;
+        --ip->hop_limit;
         return true;
     }
     struct iphdr* ip = header_at(frame, p->network, sizeof(*ip));
@@ -32,8 +31,8 @@ inlined bool rewrite_network(struct cursor frame, const struct packet* p, const 
     ip->saddr = unmapped(&to->source);
     ip->daddr = unmapped(&to->destination);
     // The hop limit is the first byte of the 16-bit word that it shares with the protocol.
-    ip->ttl -= hops;
-    ip->check = checksum_changed(ip->check, difference_16(*difference, bpf_htons(hops << 8), 0));
+    --ip->ttl;
+    ip->check = checksum_changed(ip->check, difference_16(*difference, bpf_htons(1 << 8), 0));
     return true;
 }
 
@@ -76,16 +75,58 @@ inlined bool rewrite_transport(void* context, enum hook hook, struct cursor fram
 
 enum hop_state {
     hop_known,
-    hop_by_stack,  // ours, or its neighbour is yet to be found: the machine's own forwarding takes the packet
-    hop_none,      // no route
+    hop_unresolved,  // its link-layer address is not known yet
+    hop_none,        // no route
 };
 
+enum { loopback = 1 };                   // its index in every network namespace
+enum { family_v4 = 2, family_v6 = 10 };  // AF_INET, AF_INET6
+
+// Where a next hop is cached: each endpoint has a place of its own, clients share the others.
+inlined __u32 hop_slot_of_client(const struct address* client) {
+    const __u64 mixed = (client->word[1] ^ client->word[0] * 31) * 0x9e3779b97f4a7c15ULL;
+    return first_client_hop + (__u32)((mixed >> 32) * client_hops >> 32);  // its highest bits: they depend on all
+}
+
+// Tells user space of a neighbour, by a place in the cache of next hops: at most once a second from each, so that a
+// flood does not fill the ring buffer. `mac` null: it is asked for.
+inlined void tell(struct next_hop* place, const struct address* neighbour, __u32 interface, const __u8* mac) {
+    const __u64 now = bpf_jiffies64();
+    if (now - place->asked < next_hop_jiffies) return;
+    place->asked = now;
+    struct neighbour_report* report = bpf_ringbuf_reserve(&neighbours, sizeof(*report), 0);
+    if (!report) return;
+    __builtin_memset(report, 0, sizeof(*report));
+    report->address = *neighbour;
+    report->interface = interface;
+    report->known = mac != 0;
+    if (mac) __builtin_memcpy(report->mac, mac, ETH_ALEN);
+    bpf_ringbuf_submit(report, 0);
+}
+
+// The kernel's word on a way whose next hop is unresolved: user space is told, and at TC the kernel sends the packet
+// that will be, when it knows; it holds it meanwhile.
+inlined void ask_for_neighbour(enum hook hook, struct next_hop* hop, const struct bpf_fib_lookup* answer) {
+    // The gateway of an IPv4 packet may have an IPv6 address (RFC 8950).
+    const struct address neighbour =
+        answer->family == family_v4 ? mapped(answer->ipv4_dst) : address_of((const struct in6_addr*)answer->ipv6_dst);
+    tell(hop, &neighbour, answer->ifindex, 0);
+    if (hook != hook_tc) return;
+    struct bpf_redir_neigh to = {.nh_family = answer->family};
+    __builtin_memcpy(to.ipv6_nh, answer->ipv6_dst, sizeof(to.ipv6_nh));  // or IPv4's, in its first bytes
+    bpf_redirect_neigh(answer->ifindex, &to, sizeof(to), 0);
+}
+
+// Asked as the machine itself would ask, from the loopback interface: the kernel answers only where the interface given
+// is one that forwards, and the others need not, so that the machine does not become a router for everybody. User space
+// sets net.ipv4.conf.lo.forwarding and net.ipv6.conf.lo.forwarding to 1.
 inlined enum hop_state ask_routes(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
                                   struct next_hop* hop) {
     struct bpf_fib_lookup question = {0};
-    question.family = p->v6 ? 10 : 2;  // AF_INET6, AF_INET
-    question.ifindex = ingress_interface(context, hook);
+    question.family = p->v6 ? family_v6 : family_v4;
+    question.ifindex = loopback;
     question.l4_protocol = p->protocol;
+    question.tot_len = 1;  // any, so that the way's MTU comes back
     if (p->v6) {
         write_address((struct in6_addr*)question.ipv6_src, &to->source);
         write_address((struct in6_addr*)question.ipv6_dst, &to->destination);
@@ -94,37 +135,35 @@ inlined enum hop_state ask_routes(void* context, enum hook hook, const struct pa
         question.ipv4_dst = unmapped(&to->destination);
     }
     const long answer = bpf_fib_lookup(context, &question, sizeof(question), 0);
-    if (answer == BPF_FIB_LKUP_RET_BLACKHOLE || answer == BPF_FIB_LKUP_RET_UNREACHABLE ||
-        answer == BPF_FIB_LKUP_RET_PROHIBIT)
-        return hop_none;
-    if (answer != BPF_FIB_LKUP_RET_SUCCESS) return hop_by_stack;
+    if (answer == BPF_FIB_LKUP_RET_NO_NEIGH) ask_for_neighbour(hook, hop, &question);
+    if (answer != BPF_FIB_LKUP_RET_SUCCESS) return answer == BPF_FIB_LKUP_RET_NO_NEIGH ? hop_unresolved : hop_none;
     hop->interface = question.ifindex;
-    __builtin_memcpy(hop->destination, question.dmac, 6);
-    __builtin_memcpy(hop->source, question.smac, 6);
+    hop->mtu = question.mtu_result;
+    __builtin_memcpy(hop->destination, question.dmac, ETH_ALEN);
+    __builtin_memcpy(hop->source, question.smac, ETH_ALEN);
     return hop_known;
 }
 
-// Where a next hop is cached: each endpoint has a place of its own, clients share the others.
-inlined __u32 hop_slot_of_client(const struct address* client) {
-    const __u64 mixed = (client->word[1] ^ client->word[0] * 31) * 0x9e3779b97f4a7c15ULL;
-    return first_client_hop + (__u32)(mixed >> 32) % client_hops;
+// Functions of their own, for the stack's sake; by hook, as each has its own type of context.
+__noinline int ask_at_xdp(struct xdp_md* context, const struct packet* p, const struct rewriting* to,
+                          struct next_hop* hop) {
+    return p && to && hop ? (int)ask_routes(context, hook_xdp, p, to, hop) : hop_none;
+}
+__noinline int ask_at_tc(struct __sk_buff* context, const struct packet* p, const struct rewriting* to,
+                         struct next_hop* hop) {
+    return p && to && hop ? (int)ask_routes(context, hook_tc, p, to, hop) : hop_none;
 }
 
 // The next hop, from this CPU's cache while it is fresh. Asking the kernel takes as long as all the rest.
 inlined enum hop_state next_hop_to(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
-                                   __u32 slot, struct next_hop** answer) {
-    struct next_hop* hop = bpf_map_lookup_elem(&next_hops, &slot);
-    if (!hop) return hop_none;
-    *answer = hop;
+                                   struct next_hop* hop) {
     const __u64 now = bpf_jiffies64();
     if (likely(same_address(&hop->address, &to->destination) && hop->generation == routes_generation &&
                hop->interface && now < hop->until))
         return hop_known;
-    const enum hop_state state = ask_routes(context, hook, p, to, hop);
-    if (state != hop_known) {
-        hop->interface = 0;
-        return state;
-    }
+    hop->interface = 0;
+    const enum hop_state state = hook == hook_xdp ? ask_at_xdp(context, p, to, hop) : ask_at_tc(context, p, to, hop);
+    if (state != hop_known) return state;
     hop->address = to->destination;
     hop->generation = routes_generation;
     hop->until = now + next_hop_jiffies;
