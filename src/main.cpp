@@ -9,13 +9,14 @@
 #include "config/load.h"
 #include "config/options.h"
 #include "control/daemon.h"
+#include "packet/plane.h"
 #include "version.h"
 
 namespace {
 
 using namespace marchproxy;
 
-constexpr int fine = 0, input_wrong = 2;
+constexpr int fine = 0, failed = 1, input_wrong = 2;
 
 // What a browser or curl on this machine says to reach a listener: the unspecified address is no destination.
 std::string reachable(IpAddress address, uint16_t port) {
@@ -69,6 +70,22 @@ int check(const config::Sources& sources) {
     return fine;
 }
 
+int detach(const config::Sources& sources) {
+    const config::Loaded loaded = config::load(sources);
+    for (const config::Problem& problem : loaded.problems)
+        fmt::print(stderr, "{}\n", config::to_string(problem));
+    if (!loaded.ok()) return input_wrong;
+    const std::string& pin = loaded.snapshot.settings.packet.pin;
+    const auto removed = packet::Plane::remove(pin);
+    if (!removed.ok()) {
+        fmt::print(stderr, "marchproxy-l3l4 detach: {}\n", removed.error());
+        return failed;
+    }
+    fmt::print("{}: {}\n", pin,
+               *removed == 0 ? std::string("nothing was attached") : fmt::format("detached from {} interfaces", *removed));
+    return fine;
+}
+
 }  // namespace
 
 int main(int count, char** values) {
@@ -82,6 +99,7 @@ int main(int count, char** values) {
     config::add_run_flags(app, flags);
     for (const auto& [name, text] : {std::pair{"run", "serve, until SIGTERM; the default"},
                                      {"check", "read a configuration and name every problem in it"},
+                                     {"detach", "take the packet plane's programs, maps and flows out of the kernel"},
                                      {"demo", "serve the embedded default, whatever configuration there is"}})
         config::add_run_flags(*app.add_subcommand(name, text), flags);
     app.add_subcommand("version", "print the version and the commit");
@@ -101,6 +119,7 @@ int main(int count, char** values) {
     if (command == "demo") sources.file.clear();
     if (command == "run" || command == "demo") return run(std::move(sources), {values, values + count});
     if (command == "check") return check(sources);
+    if (command == "detach") return detach(sources);
     if (command == "version") fmt::print("{}\n", version);
     if (command == "config-reference") fmt::print("{}", config::reference_markdown());
     return exit_status;

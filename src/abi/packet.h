@@ -20,6 +20,9 @@ namespace marchproxy::abi {
 
 // --- limits --------------------------------------------------------------------------------------------------------
 
+// Raised with every change of a shape here or of what it means: maps of another revision are not gone on with.
+enum { packet_revision = 1 };
+
 enum {
     max_packet_services = 1 << 14,   // bits of an identity
     max_packet_endpoints = 1 << 18,  // bits of a forward target
@@ -218,13 +221,14 @@ enum {
     // A service's longest idle timeout, 4 h: beyond it too little of a traffic word's 2^14 seconds is left to tell idle
     // from busy.
     longest_idle_seconds = 4 * 3600,
-    sweep_buckets = 1 << 14,       // in one run at most
+    list_all = (1 << 14) + 1,  // no service's number
+    sweep_buckets = 1 << 14,   // in one run at most
 };
 
 // In and out of one run of the program `sweep`, which user space starts by BPF_PROG_RUN.
 struct sweep {
     __u32 first_bucket, buckets;   // of the clients' table: flow_buckets a chunk
-    __u32 list_service;            // live flows of this service are reported too; 0: of none
+    __u32 list_service;            // live flows of this service are reported too; 0: of none; list_all: of any
     __u32 list_limit;              // at most so many
     __u32 live, ended, kept_back;  // out; kept back: over, but the reports had no room
     __u32 listed;
@@ -240,7 +244,8 @@ struct flow_report {
     __u32 idle_seconds;
     __u8 ended;  // 0: listed
     __u8 why;    // enum packet_verdict, of one that ended
-    __u8 reserved[6];
+    __u8 reserved[2];
+    __u32 age_seconds;  // since it began
 };
 ABI_ASSERT(sizeof(struct flow_report) == 80, "");
 

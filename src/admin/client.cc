@@ -145,7 +145,9 @@ class Commands {
         auto json = std::make_shared<bool>(false);
         added->add_flag("--json", *json, "for scripts");
         added->callback([json, &out = out_, &status = exit_status_] {
-            const std::vector<Finding> findings = examine(inspect_machine());
+            std::vector<Finding> findings = examine(inspect_machine());
+            for (Finding& finding : examine(packet::probe_capabilities()))
+                findings.push_back(std::move(finding));
             out << (*json ? findings_json(findings).dump() + '\n' : findings_report(findings)) << std::flush;
             const bool bad = std::any_of(findings.begin(), findings.end(),
                                          [](const Finding& finding) { return finding.state == Finding::State::bad; });

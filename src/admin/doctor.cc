@@ -213,6 +213,23 @@ std::vector<Finding> examine(const Machine& machine) {
             check_tracking(machine)};
 }
 
+std::vector<Finding> examine(const std::vector<packet::Capability>& capabilities) {
+    constexpr auto meaning =
+        "forwarding in the kernel: many times the packets for the same CPU, where services allow it";
+    const bool usable = packet::usable(capabilities);
+    std::vector<Finding> findings = {
+        {usable ? State::good : State::improvable, "packet plane",
+         usable ? "can be used here (packet.interfaces says where)" : "cannot be used here", meaning,
+         usable ? "" : "see what is missing below; the stream plane serves meanwhile"}};
+    for (const packet::Capability& capability : capabilities)
+        if (!capability.available)
+            findings.push_back(
+                {State::improvable, "packet plane, " + capability.what, capability.reason,
+                 capability.needed ? "the packet plane needs it" : "the packet plane works less well without it",
+                 capability.advice});
+    return findings;
+}
+
 nlohmann::json findings_json(const std::vector<Finding>& findings) {
     nlohmann::json result = nlohmann::json::array();
     for (const Finding& finding : findings)

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "packet/capability.h"
+
 namespace marchproxy::admin {
 
 // What was found; 0 or empty: it could not be read. Sources: proc(5), ip(7), tcp(7), udp(7), pipe(7).
@@ -34,6 +36,9 @@ struct Finding {
 };
 
 std::vector<Finding> examine(const Machine& machine);
+
+// The packet plane: whether this process could use it here, and what is missing.
+std::vector<Finding> examine(const std::vector<packet::Capability>& capabilities);
 
 nlohmann::json findings_json(const std::vector<Finding>& findings);
 std::string findings_report(const std::vector<Finding>& findings);

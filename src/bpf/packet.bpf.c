@@ -23,6 +23,7 @@ union shapes {
     struct flow_chunk chunk;
     struct flow_client_chunk clients;
     struct flow_report report;
+    struct neighbour_report neighbour;
 };
 const volatile union shapes* const volatile shapes = 0;
 

@@ -64,6 +64,7 @@ inlined bool report(const struct swept* s, bool ended, enum packet_verdict why) 
     r->target = s->target;
     r->service = s->service;
     r->idle_seconds = s->silent;
+    r->age_seconds = (now_seconds() - s->target) & flow_start_mask;
     r->ended = ended;
     r->why = why;
     r->client = s->client.address;
@@ -114,7 +115,8 @@ __noinline int visit(__u32 number, struct sweep* run) {
 
     const __u64 now = now_seconds();
     s.silent = traffic_silent(s.traffic, now);
-    const bool listed = run->list_service == s.service && run->listed < run->list_limit;
+    const bool asked = run->list_service == s.service || run->list_service == list_all;
+    const bool listed = asked && run->listed < run->list_limit;
     if (listed || s.silent >= patience(service, s.target >> flow_state_shift)) find_back(&s, service);
     enum packet_verdict why;
     if (over(&s, service, now, &why)) {

@@ -14,7 +14,8 @@ struct Feature {
 };
 
 inline constexpr std::array features{
-    Feature{"packet", "the packet plane", false},
+    Feature{"packet", "the packet plane", true},
+    Feature{"dsr", "direct server return", false},
     Feature{"qos", "shaping", false},
     Feature{"multicloud", "routing by measured paths", false},
     Feature{"tls", "TLS", false},

@@ -219,18 +219,16 @@ INSTANTIATE_TEST_SUITE_P(
         Row{service("qos: { rate: 1Gbps }"),
             "f:2:10: services[0].qos.rate: shaping (qos) is not in this version (" MARCHPROXY_VERSION
             "); remove the key\n"},
-        Row{service("plane: packet"),
-            "f:2:3: services[0].plane: packet needs the packet plane (packet), which is not in this version"},
-        Row{service("forwarding: nat"),
-            "f:2:3: services[0].forwarding: the packet plane (packet) is not in this version"},
+        Row{service("forwarding: dsr"),
+            "f:2:3: services[0].forwarding: dsr needs direct server return (dsr), which is not in this version"},
+        Row{service("encapsulation: gue"),
+            "f:2:3: services[0].encapsulation: direct server return (dsr) is not in this version"},
         Row{service("tls: { mode: terminate }"),
             "f:2:10: services[0].tls.mode: TLS (tls) is not in this version (" MARCHPROXY_VERSION
             "); remove the key or set it to "
             "none\n"},
         Row{service("routing: { policy: geo }"), "f:2:14: services[0].routing.policy: geo needs "},
         Row{service("routing: { retry: unanswered }"), "f:2:14: services[0].routing.retry: unanswered needs "},
-        Row{"packet: { enabled: true }", "f:1:11: packet.enabled: the packet plane (packet) is not in this version"},
-        Row{"packet: { interfaces: [eth0] }", "f:1:11: packet.interfaces: the packet plane"},
         Row{"numa: { enabled: yes }", "f:1:9: numa.enabled: NUMA placement (numa) is not"},
         Row{"telemetry: { flows: { ipfix: \"a:1\" } }", "f:1:23: telemetry.flows.ipfix: IPFIX export (ipfix) is not"},
         Row{"telemetry: { custom_metrics: [{}] }",
@@ -239,7 +237,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(Load, WhatAsksForNothingIsAccepted) {
     const Loaded loaded = load_text(
-        "packet: { enabled: false, interfaces: [] }\nqos: { enabled: false }\nmulticloud: { enabled: false }\n"
+        "packet: { enabled: true, interfaces: [eth0] }\nqos: { enabled: false }\nmulticloud: { enabled: false }\n"
         "numa: { enabled: false }\ntelemetry: { tracing: { enabled: false }, flows: { ipfix: \"\" }, custom_metrics: "
         "[] }\n"
         "manager: { url: \"\", cluster_api_key: \"\" }\npaths:\n" +

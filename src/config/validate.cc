@@ -171,6 +171,14 @@ class Services {
         const Node* encapsulation = sound(node, "encapsulation");
         if (encapsulation && service.encapsulation != Encapsulation::none && service.forwarding != Forwarding::dsr)
             problems_.at_value(*encapsulation, path + ".encapsulation", "needs forwarding: dsr");
+        const Node* forwarding = sound(node, "forwarding");
+        if (forwarding && service.forwarding != Forwarding::nat && service.plane == PlaneChoice::stream)
+            problems_.at_value(*forwarding, path + ".forwarding",
+                               fmt::format("{} needs the packet plane; plane is stream", name_of(service.forwarding)));
+        const Node* plane = sound(node, "plane");
+        if (plane && service.plane == PlaneChoice::packet && snapshot_.settings.packet.interfaces.empty())
+            problems_.at_value(*plane, path + ".plane",
+                               "packet needs packet.interfaces: the interfaces that clients and endpoints come in by");
         const RoutingWeights& weights = service.routing.weights;
         const Node* given = node.find("routing.weights");
         if (given && weights.latency + weights.cost + weights.bandwidth <= 0)

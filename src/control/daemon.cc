@@ -20,6 +20,7 @@
 #include "control/notify.h"
 #include "control/publisher.h"
 #include "control/signals.h"
+#include "packet/plane.h"
 
 namespace marchproxy::control {
 
@@ -57,6 +58,18 @@ void print_failure(const std::string& why) {
     fmt::print(stderr, "marchproxy-l3l4: cannot start: {}\n", why);
 }
 
+// A service that has changed its plane is known to both.
+void merge(std::vector<telemetry::ServiceStatus>& services, telemetry::ServiceStatus&& service) {
+    const auto known = std::find_if(services.begin(), services.end(),
+                                    [&](const telemetry::ServiceStatus& one) { return one.name == service.name; });
+    if (known == services.end()) {
+        services.push_back(std::move(service));
+        return;
+    }
+    if (service.listening) std::swap(*known, service);
+    telemetry::absorb(*known, service);
+}
+
 std::string address_of(const AdminSettings& admin) {
     return to_string(SocketAddress{admin.address, admin.port});
 }
@@ -88,26 +101,37 @@ class Daemon::Implementation final : public admin::View {
 
     admin::ProcessStatus process() const override { return board_.status(); }
     SnapshotPointer snapshot() const override { return board_.snapshot(); }
-    admin::Status status() const override { return both(plane_->status()); }
+    admin::Status status() const override { return together(stream_->status(), packet_->status()); }
     std::vector<flow::Record> active_flows(const flow::Query& query) const override {
-        return plane_->active_flows(query);
+        std::vector<flow::Record> flows = packet_->active_flows(query);
+        for (flow::Record& flow : stream_->active_flows(query))
+            flows.push_back(std::move(flow));
+        return flows;
     }
     const flow::Store& flows() const override { return *store_; }
     Result<void> reload() override { return mailbox_.reload(); }
     bool drain_endpoint(const std::string& address, bool draining) override {
         log_->info("endpoint drain changed by the admin API", {{"endpoint", address}, {"draining", draining}});
-        return plane_->drain_endpoint(address, draining);
+        const bool by_stream = stream_->drain_endpoint(address, draining);
+        return packet_->drain_endpoint(address, draining) || by_stream;
     }
 
   private:
-    static admin::Status both(stream::Status&& stream) {
-        return {.services = std::move(stream.services),
-                .workers = std::move(stream.workers),
-                .descriptors_used = stream.descriptors_used,
-                .descriptors_limit = stream.descriptors_limit,
-                .accepting = stream.accepting,
-                .notes = std::move(stream.notes),
-                .packet = {}};
+    admin::Status together(stream::Status&& stream, packet::Status&& packet) const {
+        admin::Status status{.services = std::move(packet.services),
+                             .workers = std::move(stream.workers),
+                             .descriptors_used = stream.descriptors_used,
+                             .descriptors_limit = stream.descriptors_limit,
+                             .accepting = stream.accepting,
+                             .notes = std::move(stream.notes),
+                             .packet = {}};
+        status.notes.insert(status.notes.end(), packet.notes.begin(), packet.notes.end());
+        for (telemetry::ServiceStatus& service : stream.services) {
+            if (service.listening) service.plane_reason = packet_->reason(service.name);
+            merge(status.services, std::move(service));
+        }
+        status.packet = std::move(packet);
+        return status;
     }
 
     // --- start ---
@@ -140,8 +164,9 @@ class Daemon::Implementation final : public admin::View {
         });
         successor_of_another_ = static_cast<bool>(inherited_.ready_pipe);
         share_out(inherited_.sockets, workers_of(snapshot));
-        plane_ = std::make_unique<stream::Plane>(workers_of(snapshot), *log_, *store_, std::move(inherited_.sockets));
-        publisher_ = std::make_unique<Publisher>(*plane_, *log_, board_, [this] { mailbox_.wake(); });
+        stream_ = std::make_unique<stream::Plane>(workers_of(snapshot), *log_, *store_, std::move(inherited_.sockets));
+        packet_ = std::make_unique<packet::Plane>(*log_, *store_);
+        publisher_ = std::make_unique<Publisher>(*stream_, *packet_, *log_, board_, [this] { mailbox_.wake(); });
     }
 
     Result<void> start_admin() {
@@ -215,23 +240,26 @@ class Daemon::Implementation final : public admin::View {
         for (auto& request : mailbox_.take_reloads())
             request.set_value(read_configuration_again());
         if (!draining()) follow_settings();
+        if (packet_->turn() && !draining()) publisher_->share_out_again();
         follow_successor();
         follow_drain();
         beat();
     }
 
     void wait() {
-        pollfd descriptors[] = {{signals_.descriptor(), POLLIN, 0},
-                                {mailbox_.descriptor(), POLLIN, 0},
-                                {successor_ ? successor_->ready_descriptor() : -1, POLLIN, 0}};
-        TimePoint next = std::min(admin_retry_at_, beat_at_);
+        std::vector<pollfd> descriptors = {{signals_.descriptor(), POLLIN, 0},
+                                           {mailbox_.descriptor(), POLLIN, 0},
+                                           {successor_ ? successor_->ready_descriptor() : -1, POLLIN, 0}};
+        for (const int descriptor : packet_->descriptors())
+            descriptors.push_back({descriptor, POLLIN, 0});
+        TimePoint next = std::min({admin_retry_at_, beat_at_, packet_->due()});
         if (successor_) next = std::min(next, successor_deadline_);
         if (draining()) next = std::min(next, Clock::now() + drain_check);
         int timeout = -1;
         if (next != TimePoint::max())
             timeout = static_cast<int>(
                 std::clamp<int64_t>(std::chrono::ceil<milliseconds>(next - Clock::now()).count(), 0, 60'000));
-        ::poll(descriptors, std::size(descriptors), timeout);
+        ::poll(descriptors.data(), descriptors.size(), timeout);
     }
 
     void take_signal(int signal) {
@@ -347,7 +375,7 @@ class Daemon::Implementation final : public admin::View {
         if (successor_) give_up_successor("the proxy was asked to end");
         if (draining()) return;
         log_->info("draining", {{"signal", ::sigdescr_np(signal)},
-                                {"connections", plane_->active_connections()},
+                                {"connections", stream_->active_connections()},
                                 {"drain_timeout", to_string(board_.snapshot()->settings.drain_timeout)}});
         tell_manager(notifier_.stopping("draining"));
         begin_drain("the proxy is draining", false);
@@ -357,21 +385,22 @@ class Daemon::Implementation final : public admin::View {
         board_.set_state(admin::ProcessState::draining);
         mailbox_.close(why + "; a reload has nothing to reach");
         drain_deadline_ = Clock::now() + board_.snapshot()->settings.drain_timeout;
-        plane_->stop_accepting(handed_over);
+        stream_->stop_accepting(handed_over);
     }
 
     void follow_drain() {
         if (!draining()) return;
-        if (plane_->active_connections() == 0 || Clock::now() >= *drain_deadline_) finished_ = true;
+        if (stream_->active_connections() == 0 || Clock::now() >= *drain_deadline_) finished_ = true;
     }
 
     void finish() {
-        const uint64_t left = plane_->active_connections();
+        const uint64_t left = stream_->active_connections();
         log_->info("ended", {{"connections_cut", left}});
-        if (left > 0) plane_->end_all(Verdict::drained);
+        if (left > 0) stream_->end_all(Verdict::drained);
         mailbox_.close("the proxy has ended");
         admin_.reset();
-        plane_.reset();
+        stream_.reset();
+        packet_.reset();
     }
 
     void beat() {
@@ -387,12 +416,13 @@ class Daemon::Implementation final : public admin::View {
             log_->warn("SIGUSR2 ignored", {{"why", successor_ ? "a new process is starting already" : "draining"}});
             return;
         }
-        auto started = Successor::start(program_, options_.arguments, plane_->listeners(), signals_.mask_before());
+        auto started = Successor::start(program_, options_.arguments, stream_->listeners(), signals_.mask_before());
         if (!started.ok()) {
             upgrade_failed(started.error());
             return;
         }
         successor_.emplace(std::move(*started));
+        packet_->pause(true);
         successor_deadline_ = Clock::now() + successor_patience;
         log_->info("a new process starts to take over", {{"program", program_}, {"process", successor_->process()}});
     }
@@ -415,6 +445,7 @@ class Daemon::Implementation final : public admin::View {
     void give_up_successor(const std::string& why) {
         const std::string end = successor_->end();
         successor_.reset();
+        packet_->pause(false);
         upgrade_failed(why + " (" + end + ")");
     }
 
@@ -425,7 +456,7 @@ class Daemon::Implementation final : public admin::View {
 
     void hand_over() {
         log_->info("handed over; draining",
-                   {{"process", successor_->process()}, {"connections", plane_->active_connections()}});
+                   {{"process", successor_->process()}, {"connections", stream_->active_connections()}});
         tell_manager(notifier_.main_process(successor_->process()));
         successor_->release();
         successor_.reset();
@@ -446,7 +477,8 @@ class Daemon::Implementation final : public admin::View {
     Snapshot at_start_;
     std::unique_ptr<telemetry::Log> log_;
     std::unique_ptr<flow::Store> store_;
-    std::unique_ptr<stream::Plane> plane_;
+    std::unique_ptr<stream::Plane> stream_;
+    std::unique_ptr<packet::Plane> packet_;
     std::unique_ptr<Publisher> publisher_;
 
     std::unique_ptr<admin::Server> admin_;

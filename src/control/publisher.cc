@@ -17,9 +17,13 @@ std::set<HostPort> names_of(const Snapshot& snapshot) {
 
 }  // namespace
 
-Publisher::Publisher(stream::Plane& plane, telemetry::Log& log, Board& board, std::function<void()> names_moved,
-                     ResolverOptions resolver)
-    : plane_(plane), board_(board), resolver_(log, std::move(names_moved), std::move(resolver)) {}
+Publisher::Publisher(stream::Plane& stream, packet::Plane& packet, telemetry::Log& log, Board& board,
+                     std::function<void()> names_moved, ResolverOptions resolver)
+    : stream_(stream),
+      packet_(packet),
+      log_(log),
+      board_(board),
+      resolver_(log, std::move(names_moved), std::move(resolver)) {}
 
 Result<void> Publisher::publish(Snapshot next) {
     const SnapshotPointer running = board_.snapshot();
@@ -37,7 +41,7 @@ Result<void> Publisher::publish(Snapshot next) {
     const auto names = names_of(next);
     auto resolution = resolver_.require(names, patience);
     const auto snapshot = std::make_shared<const Snapshot>(std::move(next));
-    const auto applied = plane_.apply(snapshot, resolution);
+    const auto applied = share_out(snapshot, resolution);
     if (!applied.ok()) {
         resolver_.retain(running ? names_of(*running) : std::set<HostPort>{});
         return applied;
@@ -50,11 +54,32 @@ Result<void> Publisher::publish(Snapshot next) {
     return {};
 }
 
+// The stream plane may refuse, so that it comes before the packet plane takes over. A service that moves from one to
+// the other ends its connections.
+Result<void> Publisher::share_out(const SnapshotPointer& snapshot, const Resolution& resolution) {
+    if (auto prepared = packet_.prepare(snapshot, resolution); !prepared.ok()) return prepared;
+    auto streams = std::make_shared<Snapshot>(*snapshot);
+    std::erase_if(streams->services, [&](const Service& service) { return packet_.carries(service.name); });
+    if (auto applied = stream_.apply(std::move(streams), resolution); !applied.ok()) return applied;
+    packet_.apply();
+    return {};
+}
+
 void Publisher::follow_names() {
     auto resolution = resolver_.current();
     if (resolution == applied_) return;
-    plane_.update_resolution(resolution);
     applied_ = std::move(resolution);
+    share_out_again();
+}
+
+void Publisher::share_out_again() {
+    const SnapshotPointer running = board_.snapshot();
+    if (!running) return;
+    const auto applied = share_out(running, applied_);
+    board_.note("planes", applied.ok() ? std::vector<std::string>{} : std::vector{applied.error()});
+    if (!applied.ok())
+        log_.error("endpoints or routes have changed, and the planes cannot follow; they go on as before",
+                   {{"error", applied.error()}});
 }
 
 }  // namespace marchproxy::control

@@ -1,6 +1,6 @@
 // From a loaded configuration to a running one: adds the embedded default where there is no service, looks names up,
-// hands the snapshot to the plane and, once that has taken it, to everybody who reads it.
-// Thread: the control thread.
+// shares the services out between the planes, hands them over and, once that is done, the snapshot to everybody who
+// reads it. Thread: the control thread.
 #pragma once
 
 #include <functional>
@@ -9,6 +9,7 @@
 #include "control/board.h"
 #include "control/demo.h"
 #include "control/resolver.h"
+#include "packet/plane.h"
 #include "stream/plane.h"
 
 namespace marchproxy::control {
@@ -19,17 +20,23 @@ class Publisher {
     static constexpr Duration patience = std::chrono::seconds(2);
 
     // `names_moved` runs on another thread and must only see to it that follow_names() is called.
-    Publisher(stream::Plane& plane, telemetry::Log& log, Board& board, std::function<void()> names_moved,
-              ResolverOptions resolver = {});
+    Publisher(stream::Plane& stream, packet::Plane& packet, telemetry::Log& log, Board& board,
+              std::function<void()> names_moved, ResolverOptions resolver = {});
 
     // All or nothing: after an error what ran before goes on.
     Result<void> publish(Snapshot next);
     void follow_names();
+    // The machine has changed under the planes: the same snapshot, shared out again.
+    void share_out_again();
 
     bool runs_embedded_default() const { return demo_ != nullptr; }
 
   private:
-    stream::Plane& plane_;
+    Result<void> share_out(const SnapshotPointer& snapshot, const Resolution& resolution);
+
+    stream::Plane& stream_;
+    packet::Plane& packet_;
+    telemetry::Log& log_;
     Board& board_;
     Resolver resolver_;
     Resolution applied_;

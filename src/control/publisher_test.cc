@@ -66,7 +66,7 @@ class PublisherTest : public testing::Test {
     }
     void start() {
         publisher = std::make_unique<Publisher>(
-            plane, log, board, [this] { moved = true; }, resolver);
+            plane, packet, log, board, [this] { moved = true; }, resolver);
     }
 
     static Snapshot with(const std::string& name, uint16_t port, const HostPort& endpoint) {
@@ -86,6 +86,7 @@ class PublisherTest : public testing::Test {
     telemetry::Log log{LogLevel::error, LogFormat::text, [](std::string_view) {}};
     flow::Store store{flow::StoreOptions{}};
     stream::Plane plane{1, log, store};
+    packet::Plane packet{log, store};
     Board board;
     std::unique_ptr<Publisher> publisher;
 };

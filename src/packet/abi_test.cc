@@ -56,12 +56,16 @@ const Shape shapes[] = {
     SHAPE(flow_table_settings, M(key), M(chunks), M(alignment)),
     SHAPE(flow_client, M(address), M(port_be), M(service), M(reserved)),
     SHAPE(flow_client_chunk, M(cell)),
-    SHAPE(sweep, M(first), M(cells), M(list_service), M(list_limit), M(live), M(ended), M(kept_back), M(listed)),
+    SHAPE(sweep, M(first_bucket), M(buckets), M(list_service), M(list_limit), M(live), M(ended), M(kept_back),
+          M(listed)),
     SHAPE(flow_report, M(identity), M(target), M(packets), M(bytes), M(client), M(client_port_be), M(service),
-          M(idle_seconds), M(ended), M(why), M(reserved)),
-    SHAPE(packet_counters, M(packets), M(bytes), M(flows), M(stateless), M(dropped)),
-    SHAPE(endpoint_counters, M(packets), M(bytes), M(flows)),
-    SHAPE(next_hop, M(address), M(until), M(generation), M(interface), M(destination), M(source), M(reserved)),
+          M(idle_seconds), M(ended), M(why), M(reserved), M(age_seconds)),
+    SHAPE(packet_counters, M(packets), M(bytes), M(flows), M(ended), M(stateless), M(dropped)),
+    SHAPE(endpoint_counters, M(packets), M(bytes), M(flows), M(ended)),
+    SHAPE(admission, M(due), M(live)),
+    SHAPE(next_hop, M(address), M(until), M(generation), M(interface), M(destination), M(source), M(mtu), M(asked)),
+    SHAPE(packet_interface, M(mac), M(reserved)),
+    SHAPE(neighbour_report, M(address), M(interface), M(mac), M(known), M(reserved)),
 };
 
 std::vector<Member> members_of(const btf* types, const btf_type* type) {

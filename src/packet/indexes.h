@@ -68,6 +68,10 @@ class Book {
         return number > 0 && number < used_.size() && !used_[number] && !kept_back_.contains(number);
     }
     bool knows(const Key& key) const { return numbers_.contains(key); }
+    std::optional<uint32_t> find(const Key& key) const {
+        const auto known = numbers_.find(key);
+        return known == numbers_.end() ? std::nullopt : std::optional(known->second.number);
+    }
     uint32_t limit() const { return static_cast<uint32_t>(used_.size()); }
 
     // From here on everybody is gone who does not take its number again.

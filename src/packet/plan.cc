@@ -26,12 +26,6 @@ uint8_t number_of(Protocol protocol) {
     return protocol == Protocol::tcp ? IPPROTO_TCP : IPPROTO_UDP;
 }
 
-abi::packet_forwarding forwarding_of(const Service& service) {
-    if (service.forwarding == Forwarding::nat) return abi::forwarding_nat;
-    if (service.forwarding == Forwarding::dnat) return abi::forwarding_dnat;
-    return service.encapsulation == Encapsulation::gue ? abi::forwarding_dsr_gue : abi::forwarding_dsr_ipip;
-}
-
 // Up to whole seconds, so that nothing ends too early.
 uint32_t seconds_of(Duration duration) {
     return static_cast<uint32_t>(std::chrono::ceil<std::chrono::seconds>(duration).count());
@@ -288,10 +282,16 @@ void Planner::fill_directory() {
             directory.push_back(
                 entry_of(abi::directory_endpoint, key.address.ip, key.address.port, number_of(key.protocol), index));
     }
-    std::sort(directory.begin(), directory.end(), goes_before);
+    sort(directory);
 }
 
 }  // namespace
+
+abi::packet_forwarding forwarding_of(const Service& service) {
+    if (service.forwarding == Forwarding::nat) return abi::forwarding_nat;
+    if (service.forwarding == Forwarding::dnat) return abi::forwarding_dnat;
+    return service.encapsulation == Encapsulation::gue ? abi::forwarding_dsr_gue : abi::forwarding_dsr_ipip;
+}
 
 Result<Planned> make_plan(const PlanInput& input, Indexes indexes, const Plan& held) {
     try {
@@ -303,6 +303,10 @@ Result<Planned> make_plan(const PlanInput& input, Indexes indexes, const Plan& h
     } catch (const UsedUp& used_up) {
         return Error{fmt::format("packet plane: {}", used_up.what)};
     }
+}
+
+void sort(std::vector<abi::directory_entry>& directory) {
+    std::sort(directory.begin(), directory.end(), goes_before);
 }
 
 std::vector<abi::directory_entry> joined(const std::vector<abi::directory_entry>& first,

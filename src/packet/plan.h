@@ -56,9 +56,14 @@ struct Planned {
     std::vector<std::string> notes;  // what is not as asked for, for `status`
 };
 
+abi::packet_forwarding forwarding_of(const Service& service);
+
 // `held` is what the maps hold: a ring that changed goes where nothing lies, so that it can be written before anything
 // points to it. Fails with what is used up; book and maps are then left as they are.
 Result<Planned> make_plan(const PlanInput& input, Indexes indexes, const Plan& held);
+
+// In the order in which a plan has them.
+void sort(std::vector<abi::directory_entry>& directory);
 
 // The same entries under the same address, port and protocol once, `first` winning; both sorted.
 std::vector<abi::directory_entry> joined(const std::vector<abi::directory_entry>& first,

@@ -130,28 +130,53 @@ void size_maps(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) 
     bpf_map__set_max_entries(skeleton.maps.clients, chunks);
 }
 
-// What the programs are told before they are loaded.
-Result<void> settle(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) {
-    auto& settings = *skeleton.rodata;
-    settings.first_client_hop = capacity.endpoints;
-    settings.nat_port_first = capacity.nat_port_first;
-    settings.nat_ports = capacity.nat_ports;
-    settings.flow_table.chunks = chunks;
-    settings.flow_table.alignment = alignment_of_values();
-    const int64_t jiffy = nanoseconds_a_jiffy();
-    settings.seconds_a_jiffy = static_cast<uint32_t>((uint64_t(jiffy) << 32) / 1'000'000'000);
-    settings.next_hop_jiffies = static_cast<uint32_t>(1'000'000'000 / jiffy);
-    if (getrandom(settings.flow_table.key, sizeof settings.flow_table.key, 0) == sizeof settings.flow_table.key)
-        return {};
+Result<MapsMade> make_anew(const Capacity& capacity) {
+    MapsMade made{.capacity = capacity};
+    made.table.chunks = chunks_for(capacity.flows);
+    made.table.alignment = alignment_of_values();
+    if (getrandom(made.table.key, sizeof made.table.key, 0) == sizeof made.table.key) return made;
     return failed("drawing the flow table's key", errno);
 }
 
-Result<void> fill_maps(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) {
-    for (const bpf_map* table : {skeleton.maps.client_flows, skeleton.maps.endpoint_flows})
-        if (auto filled = fill_with_chunks(bpf_map__fd(table), chunks, sizeof(abi::flow_chunk), "flows"); !filled.ok())
-            return filled;
-    if (!capacity.ipv6_clients) return {};
+// What the programs are told before they are loaded.
+void settle(packet_bpf& skeleton, const MapsMade& made) {
+    auto& settings = *skeleton.rodata;
+    settings.first_client_hop = made.capacity.endpoints;
+    settings.nat_port_first = made.capacity.nat_port_first;
+    settings.nat_ports = made.capacity.nat_ports;
+    settings.flow_table = made.table;
+    const int64_t jiffy = nanoseconds_a_jiffy();
+    settings.seconds_a_jiffy = static_cast<uint32_t>((uint64_t(jiffy) << 32) / 1'000'000'000);
+    settings.next_hop_jiffies = static_cast<uint32_t>(1'000'000'000 / jiffy);
+}
+
+// Maps that hold nothing for another process.
+bool passing(const bpf_map* map) {
+    const std::string_view name = bpf_map__name(map);
+    return bpf_map__is_internal(map) || name == "next_hops" || name == "neighbours" || name == "interfaces";
+}
+
+Result<void> pin_maps(packet_bpf& skeleton, const PinnedMaps& pins) {
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, skeleton.obj) {
+        if (passing(map)) continue;
+        const std::string path = pins.path_of(bpf_map__name(map));
+        if (const int error = bpf_map__set_pin_path(map, path.c_str())) return failed("naming " + path, -error);
+    }
+    return {};
+}
+
+Result<void> fill_clients(packet_bpf& skeleton, uint32_t chunks) {
     return fill_with_chunks(bpf_map__fd(skeleton.maps.clients), chunks, sizeof(abi::flow_client_chunk), "clients");
+}
+
+Result<void> fill_maps(packet_bpf& skeleton, const MapsMade& made) {
+    for (const bpf_map* table : {skeleton.maps.client_flows, skeleton.maps.endpoint_flows})
+        if (auto filled = fill_with_chunks(bpf_map__fd(table), made.table.chunks, sizeof(abi::flow_chunk), "flows");
+            !filled.ok())
+            return filled;
+    if (!made.capacity.ipv6_clients) return {};
+    return fill_clients(skeleton, made.table.chunks);
 }
 
 abi::access_key key_of(uint32_t service, const Prefix& prefix) {
@@ -168,28 +193,95 @@ Programs::Programs(Programs&&) noexcept = default;
 Programs& Programs::operator=(Programs&&) noexcept = default;
 Programs::~Programs() = default;
 
-Result<Programs> Programs::load(const Capacity& capacity) {
+Result<Programs> Programs::load(const Capacity& capacity, const PinnedMaps* pins) {
     const LibbpfMessages messages;
     Programs programs(std::unique_ptr<packet_bpf, Destroy>(packet_bpf::open()));
     packet_bpf* skeleton = programs.skeleton_.get();
     if (!skeleton) return failed("opening the programs", errno);
 
-    const uint32_t chunks = chunks_for(capacity.flows);
-    size_maps(*skeleton, capacity, chunks);
-    if (auto settled = settle(*skeleton, capacity, chunks); !settled.ok()) return Error{settled.error()};
+    if (const auto there = pins ? pins->read_made() : std::nullopt) {
+        programs.made_ = *there;
+        programs.took_over_ = true;
+    } else {
+        auto made = make_anew(capacity);
+        if (!made.ok()) return Error{made.error()};
+        programs.made_ = *made;
+    }
+    size_maps(*skeleton, programs.made_.capacity, programs.made_.table.chunks);
+    settle(*skeleton, programs.made_);
+    if (pins)
+        if (auto pinned = programs.prepare_pins(*pins); !pinned.ok()) return Error{pinned.error()};
     if (const int error = packet_bpf::load(skeleton)) {
         const Error refused = failed("loading the programs", -error);
         return Error{fmt::format("{}. libbpf says: {}", refused.message, messages.last())};
     }
-    if (auto filled = fill_maps(*skeleton, capacity, chunks); !filled.ok()) return Error{filled.error()};
-    auto reports = RecordRing::open(bpf_map__fd(skeleton->maps.reports), sizeof(abi::flow_report));
-    if (!reports.ok()) return Error{reports.error()};
-    programs.reports_ = std::move(*reports);
-    auto neighbours = RecordRing::open(bpf_map__fd(skeleton->maps.neighbours), sizeof(abi::neighbour_report));
-    if (!neighbours.ok()) return Error{neighbours.error()};
-    programs.neighbours_ = std::move(*neighbours);
-    programs.flow_buckets_ = chunks * abi::flow_buckets;
+    if (!programs.took_over_)
+        if (auto filled = programs.fill(pins); !filled.ok()) return Error{filled.error()};
+    if (auto opened = programs.open_rings(); !opened.ok()) return Error{opened.error()};
     return programs;
+}
+
+Result<void> Programs::open_rings() {
+    auto reports = RecordRing::open(bpf_map__fd(skeleton_->maps.reports), sizeof(abi::flow_report));
+    if (!reports.ok()) return Error{reports.error()};
+    reports_ = std::move(*reports);
+    auto neighbours = RecordRing::open(bpf_map__fd(skeleton_->maps.neighbours), sizeof(abi::neighbour_report));
+    if (!neighbours.ok()) return Error{neighbours.error()};
+    neighbours_ = std::move(*neighbours);
+    return {};
+}
+
+Result<void> Programs::prepare_pins(const PinnedMaps& pins) {
+    if (!took_over_) pins.remove();  // half made, or of another revision
+    if (auto made = pins.make_directory(); !made.ok()) return made;
+    return pin_maps(*skeleton_, pins);
+}
+
+Result<void> Programs::fill(const PinnedMaps* pins) {
+    auto filled = fill_maps(*skeleton_, made_);
+    if (!pins) return filled;
+    if (filled.ok()) filled = pins->write_made(made_);
+    if (!filled.ok()) pins->remove();
+    return filled;
+}
+
+Result<void> Programs::make_room_for_ipv6_clients(const PinnedMaps& pins) {
+    if (made_.capacity.ipv6_clients) return {};
+    if (auto filled = fill_clients(*skeleton_, made_.table.chunks); !filled.ok()) return filled;
+    made_.capacity.ipv6_clients = true;
+    return pins.write_made(made_);
+}
+
+bpf_object* Programs::open_again() const {
+    const LibbpfMessages messages;
+    size_t size = 0;
+    const void* bytes = packet_bpf::elf_bytes(&size);
+    bpf_object* object = bpf_object__open_mem(bytes, size, nullptr);
+    if (!object) return nullptr;
+    bpf_program* program = nullptr;
+    bpf_object__for_each_program(program, object)
+        bpf_program__set_autoload(program, std::string_view(bpf_program__name(program)) == "packet_xdp");
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, object) {
+        const bpf_map* loaded = bpf_object__find_map_by_name(skeleton_->obj, bpf_map__name(map));
+        if (loaded && bpf_map__reuse_fd(map, bpf_map__fd(loaded)) == 0) continue;
+        bpf_object__close(object);
+        return nullptr;
+    }
+    return object;
+}
+
+uint32_t Programs::flow_buckets() const {
+    return made_.table.chunks * abi::flow_buckets;
+}
+
+uint64_t Programs::table_bytes() const {
+    return flow_table_bytes(made_.capacity.flows, made_.capacity.ipv6_clients);
+}
+
+uint64_t Programs::flow_table_bytes(uint64_t flows, bool ipv6_clients) {
+    constexpr uint64_t piece = 32 * 1024;  // the allocator's, for a chunk and its map's header
+    return chunks_for(flows) * (2 * piece + (ipv6_clients ? sizeof(abi::flow_client_chunk) : 0));
 }
 
 Result<void> Programs::set_service(uint32_t index, const abi::packet_service& service) {

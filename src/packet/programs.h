@@ -14,28 +14,19 @@
 #include "abi/packet.h"
 #include "model/address.h"
 #include "model/result.h"
+#include "packet/pinned_maps.h"
 #include "packet/record_ring.h"
 
 struct packet_bpf;
+struct bpf_object;
 
 namespace marchproxy::packet {
 
-// What the maps are made for. It cannot grow while they live.
-struct Capacity {
-    uint64_t flows = 10'000'000;
-    uint32_t services = 1024;     // indexes below this
-    uint32_t endpoints = 16'384;  // indexes below this
-    uint32_t ring_slots = 1 << 22;
-    uint32_t report_bytes = 1 << 22;  // of flows that ended and were not taken yet; a power of 2
-    bool ipv6_clients = true;
-    uint16_t nat_port_first = 1024;  // the ports taken at our source addresses
-    uint16_t nat_ports = 64'512;
-};
-
 class Programs {
   public:
-    // Loads and verifies; attaches nothing. Fails with the kernel's reason.
-    static Result<Programs> load(const Capacity& capacity);
+    // Loads and verifies; attaches nothing. Fails with the kernel's reason. With `pins` the maps are pinned, and those
+    // that are there already are gone on with: made for what they were made for, whatever is asked for now.
+    static Result<Programs> load(const Capacity& capacity, const PinnedMaps* pins = nullptr);
     Programs(Programs&&) noexcept;
     Programs& operator=(Programs&&) noexcept;
     ~Programs();
@@ -74,19 +65,35 @@ class Programs {
     Result<size_t> take_neighbours(const std::function<void(const abi::neighbour_report&)>& take);
     int neighbours_descriptor() const { return neighbours_.descriptor(); }  // readable while some wait
 
-    // Of each direction.
-    uint64_t flow_cells() const { return uint64_t{flow_buckets_} * abi::flow_cells; }
-    uint32_t flow_buckets() const { return flow_buckets_; }
+    // Lets services have IPv6 clients, where load() was told that there are none.
+    Result<void> make_room_for_ipv6_clients(const PinnedMaps& pins);
+
+    // Kernel memory that a table for so many flows takes.
+    static uint64_t flow_table_bytes(uint64_t flows, bool ipv6_clients);
+
+    // For libxdp's dispatcher, see Attachable.
+    bpf_object* open_again() const;
+
+    const Capacity& capacity() const { return made_.capacity; }
+    bool took_over() const { return took_over_; }  // the maps of an earlier process
+    uint32_t flow_buckets() const;                 // of each direction
+    uint64_t flow_cells() const { return uint64_t{flow_buckets()} * abi::flow_cells; }
+    uint64_t table_bytes() const;  // of kernel memory for flows
 
   private:
     struct Destroy {
         void operator()(packet_bpf* skeleton) const;
     };
+    Result<void> prepare_pins(const PinnedMaps& pins);
+    Result<void> fill(const PinnedMaps* pins);
+    Result<void> open_rings();
+
     explicit Programs(std::unique_ptr<packet_bpf, Destroy> skeleton) : skeleton_(std::move(skeleton)) {}
 
     std::unique_ptr<packet_bpf, Destroy> skeleton_;
     RecordRing reports_, neighbours_;
-    uint32_t flow_buckets_ = 0;
+    MapsMade made_;
+    bool took_over_ = false;
 };
 
 }  // namespace marchproxy::packet

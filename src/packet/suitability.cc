@@ -112,7 +112,8 @@ Reason by_endpoints(const Service& service, const Surroundings& around) {
     const std::vector<IpAddress> own = around.sources.all();
     for (const Target& target : targets_of(service, around.resolution)) {
         const IpAddress& ip = target.address.ip;
-        if (ip.is_loopback() || ip == service.listen.ip || std::find(own.begin(), own.end(), ip) != own.end())
+        if (ip.is_loopback() || ip == service.listen.ip || around.own.contains(ip) ||
+            std::find(own.begin(), own.end(), ip) != own.end())
             return fmt::format("endpoint {} is on this machine, where no packets are forwarded to",
                                to_string(target.address));
         if (service.forwarding != Forwarding::dnat && around.sources.towards(target).empty())

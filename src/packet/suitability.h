@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ struct Surroundings {
     const Settings* settings;
     Resolution resolution;
     SourceAddresses sources;
+    std::set<IpAddress> own{};       // the machine's addresses
     uint16_t nat_port_first = 1024;  // as in Capacity
     uint16_t nat_ports = 64'512;
     std::string unavailable;  // why this machine has no packet plane; empty: it has

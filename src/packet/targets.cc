@@ -27,6 +27,8 @@ std::vector<IpAddress> SourceAddresses::towards(const Target& target) const {
     std::vector<IpAddress> found;
     if (const auto of_path = by_path.find(target.path); of_path != by_path.end())
         append(of_path->second, same_family, found);
+    if (const auto route = by_destination.find(target.address.ip); found.empty() && route != by_destination.end())
+        found.push_back(route->second);
     if (found.empty()) append(general, same_family, found);
     return found;
 }
@@ -35,6 +37,8 @@ std::vector<IpAddress> SourceAddresses::all() const {
     const auto any = [](const IpAddress&) { return true; };
     std::vector<IpAddress> found;
     append(general, any, found);
+    for (const auto& [destination, source] : by_destination)
+        append({source}, any, found);
     for (const auto& [path, addresses] : by_path)
         append(addresses, any, found);
     return found;

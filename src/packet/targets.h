@@ -26,7 +26,8 @@ std::vector<Target> targets_of(const Service& service, const Resolution& resolut
 // Our own addresses, from which we speak to endpoints.
 struct SourceAddresses {
     std::vector<IpAddress> general;                         // IPv4 and IPv6, in the order of preference
-    std::map<std::string, std::vector<IpAddress>> by_path;  // instead of the general ones; by name of path
+    std::map<IpAddress, IpAddress> by_destination;          // instead of those: what the routes prefer
+    std::map<std::string, std::vector<IpAddress>> by_path;  // instead of both; by name of path
 
     std::vector<IpAddress> towards(const Target& target) const;  // of its family, each once
     std::vector<IpAddress> all() const;

@@ -105,6 +105,7 @@ std::optional<NextHop> next_hop_of(const netlink::Message& message, const IpAddr
         if (attribute->type == RTA_VIA && attribute->payload.size() > sizeof(rtvia))
             gateway = address_of(attribute->payload.subspan(sizeof(rtvia)));
         if (gateway) hop.address = *gateway;
+        if (attribute->type == RTA_PREFSRC) hop.source = address_of(attribute->payload);
     }
     return hop.interface_index == 0 ? std::nullopt : std::optional(hop);
 }
@@ -246,6 +247,17 @@ Result<NextHop> resolve_neighbour(const IpAddress& destination) {
         return Error{fmt::format("the kernel does not resolve {} on interface {}: {}", to_string(hop->address),
                                  hop->interface_index, in_words(answer))};
     return hop;
+}
+
+void learn_neighbour(unsigned interface_index, const IpAddress& address, std::span<const uint8_t, 6> hardware_address) {
+    const FamilyAddress neighbour = in_family(address);
+    ndmsg entry = neighbour_entry({interface_index, address}, neighbour.family);
+    entry.ndm_state = NUD_STALE;
+    // Without NLM_F_REPLACE an entry that is valid keeps its hardware address: nobody can take over one by asking.
+    netlink::Request request(RTM_NEWNEIGH, NLM_F_CREATE);
+    request.append(entry).attribute(NDA_DST, neighbour.bytes).attribute(NDA_LLADDR, std::as_bytes(hardware_address));
+    // Refused, packets to the neighbour have it resolved instead.
+    (void)netlink::ask(request);
 }
 
 }  // namespace marchproxy::packet

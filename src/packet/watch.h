@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -63,8 +65,9 @@ class NetworkWatch {
 
 struct NextHop {
     unsigned interface_index = 0;
-    IpAddress address;   // of the gateway, or the destination itself on a connected network
-    bool local = false;  // an address of this host: there is no neighbour to resolve
+    IpAddress address;                  // of the gateway, or the destination itself on a connected network
+    bool local = false;                 // an address of this host: there is no neighbour to resolve
+    std::optional<IpAddress> source{};  // from which this host would speak
 };
 
 // The next hop that the kernel's routing tables give for a destination. Error: there is no route.
@@ -74,5 +77,9 @@ Result<NextHop> find_next_hop(const IpAddress& destination);
 // to be sent there but without one; NetworkWatch reports when the neighbour is known. Needs CAP_NET_ADMIN. Returns the
 // next hop asked for.
 Result<NextHop> resolve_neighbour(const IpAddress& destination);
+
+// Tells the kernel of a neighbour that has shown itself, as its own ARP and neighbour discovery do: one that is known
+// already stays as it is.
+void learn_neighbour(unsigned interface_index, const IpAddress& address, std::span<const uint8_t, 6> hardware_address);
 
 }  // namespace marchproxy::packet

@@ -239,16 +239,6 @@ Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution
     return {};
 }
 
-void Plane::update_resolution(const Resolution& resolution) {
-    Implementation& plane = *implementation_;
-    std::lock_guard lock(plane.mutex);
-    plane.resolution = resolution;
-    if (!plane.snapshot) return;
-    for (ServiceViewPointer& view : plane.views)
-        view = plane.make_view(plane.snapshot, *view->service);
-    plane.publish();
-}
-
 // --- the end -------------------------------------------------------------------------------------------------------
 
 void Plane::stop_accepting(bool handed_over) {
@@ -332,9 +322,6 @@ telemetry::ServiceStatus Plane::Implementation::service_status(const ServiceView
                                     .protocol = service.protocol,
                                     .listen = service.listen,
                                     .priority = service.qos.priority.value_or(Priority::p3),
-                                    .plane_reason = service.plane == PlaneChoice::stream
-                                                        ? "the configuration asks for it"
-                                                        : "this version has no packet plane",
                                     .listening = accepting};
     add_counters(*view.state, status);
     for (size_t i = 0; i < view.endpoints.size(); ++i) {

@@ -30,13 +30,10 @@ class Plane {
     Plane(const Plane&) = delete;
     Plane& operator=(const Plane&) = delete;
 
-    // Takes over a snapshot: opens what is new, closes what is gone, and hands limits, access lists, timeouts and
-    // endpoints to the established connections too. All or nothing: when a listener cannot be opened the error names it
-    // and what to do, and what ran before goes on unchanged.
+    // Takes over a snapshot, or the same one where only names resolve otherwise: opens what is new, closes what is
+    // gone, and hands limits, access lists, timeouts and endpoints to the established connections too. All or nothing:
+    // when a listener cannot be opened the error names it and what to do, and what ran before goes on unchanged.
     Result<void> apply(SnapshotPointer snapshot, const Resolution& resolution);
-
-    // Name resolution moved: same snapshot, other addresses.
-    void update_resolution(const Resolution& resolution);
 
     // No new work; what is there goes on. SIGTERM: what waits in the listeners' queues is still taken, and UDP sessions
     // still hear their clients. `handed_over`: another process reads the same sockets from now on.

@@ -308,7 +308,8 @@ TEST_F(PlaneTest, FollowsANameToWhereItResolves) {
     ASSERT_TRUE(apply());
     EXPECT_TRUE(is_closed(connect()));
     EXPECT_EQ(status().endpoints.at(0).last_error, "the name has not resolved");
-    plane.update_resolution({{{"db.test", server.port()}, {loopback(server.port())}}});
+    resolution = {{{"db.test", server.port()}, {loopback(server.port())}}};
+    ASSERT_TRUE(apply());
     EXPECT_TRUE(echoes(connect()));
     EXPECT_EQ(status().endpoints.at(0).resolved, to_string(loopback(server.port())));
 }

@@ -1,0 +1,120 @@
+#include "packet/counts.h"
+
+#include <set>
+
+namespace marchproxy::packet {
+
+namespace {
+
+using abi::direction_down, abi::direction_up;
+
+std::set<std::string> paths_of(const CountedService& counted) {
+    std::set<std::string> paths;
+    for (const auto& [index, path] : counted.paths)
+        paths.insert(path);
+    return paths;
+}
+
+// What was counted before this process began, or before it first looked, is not its own.
+template <class T>
+T step(std::map<uint32_t, T>& before, uint32_t index, const T& now) {
+    const auto [entry, fresh] = before.try_emplace(index, now);
+    const T last = std::exchange(entry->second, now);
+    return fresh ? now : last;
+}
+
+}  // namespace
+
+Counts::Service& Counts::service(const std::string& name) {
+    std::unique_ptr<Service>& found = services_[name];
+    if (!found) found = std::make_unique<Service>();
+    return *found;
+}
+
+void Counts::configure(const Programs& programs, std::vector<CountedService> services) {
+    read(programs);
+    configured_ = std::move(services);
+    for (const CountedService& counted : configured_)
+        for (const auto& [index, path] : counted.paths)
+            service(counted.name).paths[path];
+    read(programs);
+}
+
+void Counts::read(const Programs& programs) {
+    for (const CountedService& counted : configured_) {
+        read_service(programs, counted);
+        read_endpoints(programs, counted, paths_of(counted).size() > 1);
+    }
+}
+
+void Counts::read_service(const Programs& programs, const CountedService& counted) {
+    const auto now = programs.service_counters(counted.index);
+    if (!now.ok()) return;
+    const abi::packet_counters before = step(services_before_, counted.index, *now);
+    Service& sums = service(counted.name);
+    sums.received_packets += now->packets[direction_up] - before.packets[direction_up];
+    sums.sent_packets += now->packets[direction_down] - before.packets[direction_down];
+    for (size_t i = 0; i < verdict_count; ++i)
+        sums.dropped[i] += now->dropped[i] - before.dropped[i];
+    const std::set<std::string> paths = paths_of(counted);
+    if (paths.size() > 1) return;
+    Path& path = sums.paths[paths.empty() ? "" : *paths.begin()];
+    path.received_bytes += now->bytes[direction_up] - before.bytes[direction_up];
+    path.sent_bytes += now->bytes[direction_down] - before.bytes[direction_down];
+    path.flows += now->flows - before.flows;
+}
+
+void Counts::read_endpoints(const Programs& programs, const CountedService& counted, bool several_paths) {
+    for (const auto& [index, name] : counted.paths) {
+        const auto now = programs.endpoint_counters(index);
+        if (!now.ok()) continue;
+        const abi::endpoint_counters before = step(endpoints_before_, index, *now);
+        if (!several_paths) continue;
+        Path& path = service(counted.name).paths[name];
+        path.received_bytes += now->bytes[direction_up] - before.bytes[direction_up];
+        path.sent_bytes += now->bytes[direction_down] - before.bytes[direction_down];
+        path.flows += now->flows - before.flows;
+    }
+}
+
+void Counts::flow_ended(const std::string& name, const std::string& path, Verdict why, Duration duration) {
+    Service& sums = service(name);
+    ++sums.paths[path].ended[static_cast<size_t>(why)];
+    sums.duration.observe(duration);
+}
+
+void Counts::fill(const std::string& name, telemetry::ServiceStatus& status) const {
+    const auto found = services_.find(name);
+    if (found == services_.end()) return;
+    const Service& sums = *found->second;
+    status.received_packets = sums.received_packets;
+    status.sent_packets = sums.sent_packets;
+    status.dropped = sums.dropped;
+    status.duration = sums.duration.values();
+    for (const auto& [path, counts] : sums.paths)
+        status.paths.push_back({.path = path,
+                                .decisions = counts.flows,
+                                .received_bytes = counts.received_bytes,
+                                .sent_bytes = counts.sent_bytes,
+                                .ended = counts.ended,
+                                .connect_latency = {}});
+}
+
+std::vector<std::string> Counts::names() const {
+    std::vector<std::string> names;
+    for (const auto& [name, sums] : services_)
+        names.push_back(name);
+    return names;
+}
+
+uint64_t Counts::live_of_service(uint32_t index) const {
+    const auto found = services_before_.find(index);
+    return found == services_before_.end() ? 0 : found->second.flows - found->second.ended;
+}
+
+uint64_t Counts::live_of_endpoint(uint32_t index) const {
+    const auto found = endpoints_before_.find(index);
+    return found == endpoints_before_.end() ? 0 : found->second.flows - found->second.ended;
+}
+
+}  // namespace marchproxy::packet

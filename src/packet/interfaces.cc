@@ -1,0 +1,97 @@
+#include "packet/interfaces.h"
+
+#include <fmt/format.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "model/descriptor.h"
+
+namespace marchproxy::packet {
+
+namespace {
+
+std::optional<std::array<uint8_t, 6>> hardware_address(const std::string& name) {
+    const Descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ifreq request{};
+    name.copy(request.ifr_name, sizeof request.ifr_name - 1);
+    if (!socket || ::ioctl(socket.get(), SIOCGIFHWADDR, &request) != 0) return {};
+    std::array<uint8_t, 6> address{};
+    std::memcpy(address.data(), request.ifr_hwaddr.sa_data, address.size());
+    return address;
+}
+
+}  // namespace
+
+Interfaces::Interfaces(telemetry::Log& log, std::vector<std::string> names, PacketMode mode) : log_(log), mode_(mode) {
+    for (std::string& name : names)
+        members_.push_back({.name = std::move(name), .attachment = {}});
+}
+
+void Interfaces::attach(const Attacher& attacher, Programs& programs) {
+    for (const Attachment& there : attacher.attachments()) {
+        const bool wanted = std::any_of(members_.begin(), members_.end(),
+                                        [&](const Member& member) { return member.name == there.interface; });
+        if (wanted) continue;
+        attacher.detach(there.interface);
+        log_.info("packet plane detached from an interface that is not configured any more",
+                  {{"interface", there.interface}});
+    }
+    for (Member& member : members_)
+        if (!member.attachment || !attacher.still_attached(*member.attachment)) attach(attacher, programs, member);
+}
+
+void Interfaces::attach(const Attacher& attacher, Programs& programs, Member& member) {
+    const Interface interface = find_interface(member.name);
+    if (const auto address = hardware_address(member.name); interface.index != 0 && address)
+        if (const auto told = programs.set_interface(interface.index, *address); !told.ok())
+            log_.limited(LogLevel::error, "packet-interface", told.error());
+    const Attachable attachable{.xdp = programs.xdp(), .classifier = programs.tc(), .open_again = [&programs] {
+                                    return programs.open_again();
+                                }};
+    auto attached = attacher.attach(member.name, mode_, attachable);
+    if (!attached.ok()) {
+        member.attachment.reset();
+        if (member.problem != attached.error())
+            log_.error("packet plane not attached", {{"interface", member.name}, {"error", attached.error()}});
+        member.problem = attached.error();
+        return;
+    }
+    member.problem.clear();
+    log_.info("packet plane attached", {{"interface", member.name},
+                                        {"way", name_of(attached->way)},
+                                        {"program", attached->program_id},
+                                        {"adopted", attached->adopted}});
+    for (const Attempt& refused : attached->refused)
+        log_.debug("a better way was refused",
+                   {{"interface", member.name}, {"way", name_of(refused.way)}, {"why", refused.reason}});
+    member.attachment = std::move(*attached);
+}
+
+bool Interfaces::complete(const Attacher& attacher) const {
+    return std::all_of(members_.begin(), members_.end(), [&](const Member& member) {
+        return member.attachment && attacher.still_attached(*member.attachment);
+    });
+}
+
+std::vector<InterfaceStatus> Interfaces::status() const {
+    std::vector<InterfaceStatus> list;
+    for (const Member& member : members_) {
+        InterfaceStatus status{.name = member.name, .problem = member.problem};
+        if (member.attachment) {
+            status.way = title_of(member.attachment->way);
+            status.program_id = member.attachment->program_id;
+            status.adopted = member.attachment->adopted;
+            for (const Attempt& attempt : member.attachment->refused)
+                status.refused.push_back(fmt::format("{}: {}", title_of(attempt.way), attempt.reason));
+        }
+        list.push_back(std::move(status));
+    }
+    return list;
+}
+
+}  // namespace marchproxy::packet

@@ -1,0 +1,44 @@
+// The interfaces that the packet plane is to sit on: attached where they are there, and again when they come back.
+// One thread at a time, the control thread's network namespace.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "packet/attach.h"
+#include "packet/programs.h"
+#include "packet/status.h"
+#include "telemetry/log.h"
+
+namespace marchproxy::packet {
+
+class Interfaces {
+  public:
+    Interfaces(telemetry::Log& log, std::vector<std::string> names, PacketMode mode);
+
+    // Attaches what is not attached, and tells the programs of the hardware addresses. What fails is in status(), and
+    // may be tried again at any time. Interfaces that are pinned and not named are left.
+    void attach(const Attacher& attacher, Programs& programs);
+
+    // Whether every interface has its program still; looks at the kernel.
+    bool complete(const Attacher& attacher) const;
+
+    std::vector<InterfaceStatus> status() const;
+
+  private:
+    struct Member {
+        std::string name;
+        std::optional<Attachment> attachment;
+        std::string problem = "not attached yet";
+    };
+
+    void attach(const Attacher& attacher, Programs& programs, Member& member);
+
+    telemetry::Log& log_;
+    const PacketMode mode_;
+    std::vector<Member> members_;
+};
+
+}  // namespace marchproxy::packet

@@ -1,0 +1,392 @@
+#include "packet/plane.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "packet/directory.h"
+#include "packet/plane_state.h"
+#include "packet/reconcile.h"
+
+namespace marchproxy::packet {
+
+namespace {
+
+constexpr Duration look_after_interval = std::chrono::seconds(1);
+
+class Maps final : public MapTarget {
+  public:
+    explicit Maps(Programs& programs) : programs_(programs) {}
+
+    Result<void> set_source(uint32_t index, const abi::address& address) override {
+        return programs_.set_source(index, address);
+    }
+    Result<void> set_endpoint(uint32_t index, const abi::packet_endpoint& endpoint) override {
+        return programs_.set_endpoint(index, endpoint);
+    }
+    Result<void> set_ring(uint32_t first, std::span<const uint32_t> endpoints) override {
+        return programs_.set_ring(first, endpoints);
+    }
+    Result<void> set_access(uint32_t service, const Prefix& prefix, bool allowed) override {
+        return programs_.set_access(service, prefix, allowed);
+    }
+    Result<void> remove_access(uint32_t service, const Prefix& prefix) override {
+        return programs_.remove_access(service, prefix);
+    }
+    Result<void> set_service(uint32_t index, const abi::packet_service& service) override {
+        return programs_.set_service(index, service);
+    }
+    Result<void> set_directory(std::span<const abi::directory_entry> entries) override {
+        const auto table = build_directory(entries);
+        return table.ok() ? programs_.set_directory(**table) : Result<void>(Error{table.error()});
+    }
+
+  private:
+    Programs& programs_;
+};
+
+}  // namespace
+
+// --- taking over ---------------------------------------------------------------------------------------------------
+
+void Plane::Implementation::apply() {
+    if (!prepared) return;
+    current_ = std::move(*prepared);
+    prepared.reset();
+    if (!current_->any()) return end();
+    settle();
+}
+
+// Brings maps and interfaces to where `current_` wants them; called again until it succeeds.
+void Plane::Implementation::settle() {
+    if (paused) return;
+    failure_.clear();
+    if (planned_over_ != written_) {
+        auto planned = plan(*current_);
+        if (!planned.ok())
+            failure_ = planned.error();
+        else
+            planned_ = std::move(*planned);
+    }
+    if (failure_.empty())
+        if (const auto written = write(planned_); !written.ok()) failure_ = written.error();
+    if (!failure_.empty()) log_.limited(LogLevel::error, "packet-settle", "packet plane", {{"error", failure_}});
+    interfaces_->attach(*attacher_, *programs_);
+    neighbours_.turn(Clock::now());
+}
+
+// A service or endpoint that the plan has and the maps have not is new: nothing of an earlier owner is to be its.
+Result<void> Plane::Implementation::clear_newcomers(const Plan& plan) {
+    for (const auto& [index, record] : plan.services) {
+        if (held_.services.contains(index)) continue;
+        counts_.forget_service(index);
+        if (const auto cleared = programs_->clear_service(index); !cleared.ok()) return cleared;
+    }
+    for (const auto& [index, record] : plan.endpoints) {
+        if (held_.endpoints.contains(index)) continue;
+        counts_.forget_endpoint(index);
+        if (const auto cleared = programs_->clear_endpoint(index); !cleared.ok()) return cleared;
+    }
+    return {};
+}
+
+// The book first: what the maps name, it has to know, whenever the process ends.
+Result<void> Plane::Implementation::write(Planned planned) {
+    indexes_ = std::move(planned.indexes);
+    if (const auto kept = pins_->write_book(indexes_.to_text()); !kept.ok()) return kept;
+    if (const auto cleared = clear_newcomers(planned.plan); !cleared.ok()) return cleared;
+    Maps maps(*programs_);
+    const auto written = packet::apply(reconcile(held_, planned.plan), maps, held_);
+    ++written_;
+    for (std::string& note : planned.notes)
+        if (std::find(notes_.begin(), notes_.end(), note) == notes_.end()) notes_.push_back(std::move(note));
+    name_origins();
+    count_services();
+    std::set<IpAddress> endpoints;
+    for (const auto& [index, key] : indexes_.endpoints.owners())
+        endpoints.insert(key.address.ip);
+    neighbours_.keep(std::move(endpoints));
+    return written;
+}
+
+namespace {
+
+ServiceKey key_of(const Service& service) {
+    return {service.name, service.protocol, service.listen, forwarding_of(service)};
+}
+
+// The number of an owner; 0: it has none.
+template <class Key>
+uint32_t number_of(const Book<Key>& book, const Key& key) {
+    return book.find(key).value_or(0);
+}
+
+}  // namespace
+
+void Plane::Implementation::name_origins() {
+    const Snapshot& snapshot = *current_->snapshot;
+    for (size_t i = 0; i < snapshot.services.size(); ++i) {
+        if (!current_->carries(i)) continue;
+        const Service& service = snapshot.services[i];
+        const uint32_t index = number_of(indexes_.services, key_of(service));
+        flow::Origin origin{.service = service.name,
+                            .path = {},
+                            .endpoint = {},
+                            .protocol = service.protocol,
+                            .priority = service.qos.priority.value_or(Priority::p3),
+                            .policy = service.routing.policy};
+        origins_.set(index, 0, origin);
+        for (const auto& [endpoint, address] : resolved_endpoints(service, current_->resolution)) {
+            origin.path = endpoint->path;
+            origin.endpoint = to_string(endpoint->address);
+            const uint32_t number = number_of(indexes_.endpoints, EndpointKey{address, service.protocol});
+            if (number != 0) origins_.set(index, number, origin);
+        }
+    }
+    origins_.keep_only(indexes_);
+}
+
+void Plane::Implementation::count_services() {
+    std::vector<CountedService> counted;
+    for (const auto& [index, key] : indexes_.services.owners())
+        counted.push_back({.name = key.name, .index = index, .paths = origins_.paths_of(index)});
+    counts_.configure(*programs_, std::move(counted));
+}
+
+// No service is the packet plane's: nothing of it is to stay in the packets' way. Once at start too, as an earlier
+// process may have left something.
+void Plane::Implementation::end() {
+    if (paused || (!programs_ && cleared_leftovers_)) return;
+    cleared_leftovers_ = true;
+    interfaces_.reset();
+    watch_.reset();
+    programs_.reset();
+    attacher_.reset();
+    pins_.reset();
+    pin_lock_.reset();
+    held_ = {};
+    ++written_;
+    failure_.clear();
+    notes_.clear();
+    counts_.clear_configuration();
+    neighbours_.keep({});
+    const PacketSettings& settings = current_->snapshot->settings.packet;
+    const std::string& pin = settings.pin;
+    if (::access(pin.c_str(), W_OK) != 0) return;
+    // Who configures no interface has nothing to do with the packet plane; what is there may be another's.
+    if (settings.interfaces.empty()) {
+        if (PinnedMaps(pin).any())
+            notes_.push_back(
+                fmt::format("the packet plane of another process, or an earlier one, works from {}; "
+                            "`marchproxy-l3l4 detach` removes it",
+                            pin));
+        return;
+    }
+    const auto removed = Plane::remove(pin);
+    if (!removed.ok())
+        log_.error("packet plane: what an earlier process left cannot be removed", {{"error", removed.error()}});
+    else if (*removed > 0)
+        log_.info("packet plane ended: no service is in it", {{"interfaces", *removed}});
+}
+
+void Plane::Implementation::let_go() {
+    paused = true;
+    pin_lock_.reset();
+}
+
+// The other process may have changed everything before it failed: this one takes over from it as a new one would.
+void Plane::Implementation::resume() {
+    if (!std::exchange(paused, false) || !programs_) return;
+    interfaces_.reset();
+    programs_.reset();
+    pin_lock_.reset();
+    const Subject before = *current_;
+    const auto again = prepare(before.snapshot, before.resolution);
+    if (again.ok()) return apply();
+    failure_ = again.error();
+    log_.error("packet plane not taken back", {{"error", again.error()}});
+}
+
+// --- turns ---------------------------------------------------------------------------------------------------------
+
+std::vector<int> Plane::Implementation::descriptors() const {
+    if (!programs_ || paused) return {};
+    return {watch_->descriptor(), programs_->neighbours_descriptor()};
+}
+
+TimePoint Plane::Implementation::due() const {
+    if (!programs_ || paused) return TimePoint::max();
+    return std::min({sweeper_.due(), look_after_at_, neighbours_.due()});
+}
+
+bool Plane::Implementation::turn() {
+    if (!programs_ || paused || !current_) return false;
+    const TimePoint now = Clock::now();
+    bool changed = false;
+    follow_kernel(changed);
+    neighbours_.turn(now);
+    sweep(now);
+    if (now >= look_after_at_) look_after(now);
+    return changed;
+}
+
+void Plane::Implementation::follow_kernel(bool& changed) {
+    const Changes changes = watch_->read();
+    if (changes.any()) programs_->routes_changed();
+    if (changes.links || changes.routes || changes.everything) neighbours_.routes_changed();
+    if (changes.addresses || changes.routes || changes.everything) {
+        Subject now{.snapshot = current_->snapshot,
+                    .resolution = current_->resolution,
+                    .assignments = {},
+                    .sources = {},
+                    .own = own_addresses()};
+        find_sources(now);
+        changed = now.own != current_->own || now.sources.by_destination != current_->sources.by_destination;
+    }
+    if (!changes.interfaces.empty()) interfaces_->attach(*attacher_, *programs_);
+    const auto taken =
+        programs_->take_neighbours([this](const abi::neighbour_report& report) { neighbours_.take(report); });
+    if (!taken.ok()) log_.limited(LogLevel::error, "packet-neighbours", taken.error());
+}
+
+void Plane::Implementation::take_report(const abi::flow_report& report, std::vector<flow::Record>& ended,
+                                        std::vector<flow::Record>* listed) {
+    flow::Record record = origins_.record_of(report, indexes_, std::chrono::system_clock::now());
+    if (!report.ended) {
+        if (listed) listed->push_back(std::move(record));
+        return;
+    }
+    counts_.flow_ended(record.origin->service, record.origin->path, record.end_reason, record.duration);
+    ended.push_back(std::move(record));
+}
+
+void Plane::Implementation::sweep(TimePoint now) {
+    std::vector<flow::Record> ended;
+    const auto swept =
+        sweeper_.turn(*programs_, now, [&](const abi::flow_report& report) { take_report(report, ended, nullptr); });
+    if (!swept.ok()) log_.limited(LogLevel::error, "packet-sweep", swept.error());
+    if (!ended.empty()) flows_.finished(ended);
+}
+
+void Plane::Implementation::look_after(TimePoint now) {
+    look_after_at_ = now + look_after_interval;
+    counts_.read(*programs_);
+    if (!failure_.empty() || !interfaces_->complete(*attacher_)) settle();
+    release_numbers();
+}
+
+// Those that rest and that no flow carries any more: their records go with the next plan. Of our own addresses it is
+// not counted who carries them; they rest until nobody carries any.
+void Plane::Implementation::release_numbers() {
+    bool released = false, flows = false;
+    for (const auto& [index, key] : indexes_.services.owners())
+        flows |= counts_.live_of_service(index) > 0;
+    for (const auto& [index, key] : indexes_.services.resting())
+        if (counts_.live_of_service(index) == 0) released |= indexes_.services.release(index);
+    for (const auto& [index, key] : indexes_.endpoints.resting())
+        if (counts_.live_of_endpoint(index) == 0) released |= indexes_.endpoints.release(index);
+    for (const auto& [index, address] : indexes_.sources.resting())
+        if (!flows) released |= indexes_.sources.release(index);
+    if (!released) return;
+    ++written_;
+    settle();
+}
+
+bool Plane::Implementation::drain_endpoint(const std::string& address, bool draining) {
+    if (!programs_ || !current_) return false;
+    std::set<std::string> resolved;
+    for (size_t i = 0; i < current_->snapshot->services.size(); ++i) {
+        if (!current_->carries(i)) continue;
+        for (const auto& [endpoint, at] : resolved_endpoints(current_->snapshot->services[i], current_->resolution))
+            if (to_string(endpoint->address) == address || to_string(at) == address) resolved.insert(to_string(at));
+    }
+    for (const std::string& text : resolved)
+        draining ? (void)drained_.insert(text) : (void)drained_.erase(text);
+    if (resolved.empty()) return false;
+    ++written_;
+    settle();
+    return true;
+}
+
+// --- the interface -------------------------------------------------------------------------------------------------
+
+Plane::Plane(telemetry::Log& log, flow::Sink& flows) : implementation_(std::make_unique<Implementation>(log, flows)) {}
+Plane::~Plane() = default;
+
+Result<void> Plane::prepare(SnapshotPointer snapshot, const Resolution& resolution) {
+    std::lock_guard lock(implementation_->mutex);
+    return implementation_->prepare(std::move(snapshot), resolution);
+}
+
+bool Plane::carries(const std::string& service) const {
+    std::lock_guard lock(implementation_->mutex);
+    const auto& prepared = implementation_->prepared;
+    if (!prepared) return false;
+    const auto& services = prepared->snapshot->services;
+    for (size_t i = 0; i < services.size(); ++i)
+        if (services[i].name == service) return prepared->carries(i);
+    return false;
+}
+
+void Plane::apply() {
+    std::lock_guard lock(implementation_->mutex);
+    implementation_->apply();
+}
+
+std::vector<int> Plane::descriptors() const {
+    std::lock_guard lock(implementation_->mutex);
+    return implementation_->descriptors();
+}
+
+TimePoint Plane::due() const {
+    std::lock_guard lock(implementation_->mutex);
+    return implementation_->due();
+}
+
+bool Plane::turn() {
+    std::lock_guard lock(implementation_->mutex);
+    return implementation_->turn();
+}
+
+void Plane::pause(bool paused) {
+    std::lock_guard lock(implementation_->mutex);
+    if (paused)
+        implementation_->let_go();
+    else
+        implementation_->resume();
+}
+
+bool Plane::drain_endpoint(const std::string& address, bool draining) {
+    std::lock_guard lock(implementation_->mutex);
+    return implementation_->drain_endpoint(address, draining);
+}
+
+Status Plane::status() const {
+    std::lock_guard lock(implementation_->mutex);
+    return implementation_->status();
+}
+
+std::string Plane::reason(const std::string& service) const {
+    std::lock_guard lock(implementation_->mutex);
+    return implementation_->reason(service);
+}
+
+std::vector<flow::Record> Plane::active_flows(const flow::Query& query) const {
+    return implementation_->active_flows(query);
+}
+
+Result<unsigned> Plane::remove(const std::string& pin) {
+    if (::access(pin.c_str(), F_OK) != 0) return 0u;
+    auto attacher = Attacher::open(pin);
+    if (!attacher.ok()) return Error{attacher.error()};
+    const auto lock = PinLock::take(pin);
+    if (!lock.ok()) return Error{lock.error()};
+    const unsigned detached = attacher->detach_all();
+    PinnedMaps(pin).remove();
+    ::rmdir((pin + "/links").c_str());
+    ::rmdir(pin.c_str());
+    return detached;
+}
+
+}  // namespace marchproxy::packet

@@ -1,0 +1,63 @@
+// The packet plane in the process: decides which services it carries, keeps the kernel's programs, maps and interfaces
+// as the snapshot wants them, takes what the kernel reports, and tells about all of it. What it set up outlives it: a
+// process that ends, or is killed, leaves programs and flows working, and the next one goes on with them.
+//
+// Threads: prepare, apply and turn on the control thread; the others on any (they lock).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flow/query.h"
+#include "model/snapshot.h"
+#include "packet/status.h"
+#include "packet/targets.h"
+#include "telemetry/log.h"
+
+namespace marchproxy::packet {
+
+class Plane {
+  public:
+    Plane(telemetry::Log& log, flow::Sink& flows);
+    ~Plane();  // leaves what is pinned
+    Plane(const Plane&) = delete;
+    Plane& operator=(const Plane&) = delete;
+
+    // Everything of a snapshot that can fail or takes long, so that apply() does not: which services it can carry, the
+    // programs loaded, the plan of the maps. Packets see nothing of it yet. Error: a service with `plane: packet`
+    // cannot be carried, or something is used up; names it and what to do.
+    Result<void> prepare(SnapshotPointer snapshot, const Resolution& resolution);
+    // Of what was prepared: whether the packet plane carries a service. The others are the stream plane's.
+    bool carries(const std::string& service) const;
+
+    // Takes over what was prepared. What fails here goes on being tried by turn() and is in status().
+    void apply();
+
+    // What the control thread waits for. turn() does what is due; true: the machine's addresses or routes have changed,
+    // and the snapshot is to be prepared and applied again.
+    std::vector<int> descriptors() const;
+    TimePoint due() const;
+    bool turn();
+
+    // Another process goes on with the maps, or may: this one leaves them alone until it is told otherwise.
+    void pause(bool paused);
+
+    // Takes an endpoint (as configured, or resolved) out of the choice, or back. False: no service here has it.
+    bool drain_endpoint(const std::string& address, bool draining);
+
+    Status status() const;
+    // Why the service is in the plane it is in.
+    std::string reason(const std::string& service) const;
+    std::vector<flow::Record> active_flows(const flow::Query& query) const;
+
+    // Removes links, maps and everything else that is pinned in `pin`: the packet plane ends there, whoever runs it.
+    // Returns from how many interfaces programs were taken. Idempotent.
+    static Result<unsigned> remove(const std::string& pin);
+
+  private:
+    class Implementation;
+    std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace marchproxy::packet

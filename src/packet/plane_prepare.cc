@@ -1,0 +1,199 @@
+// The packet plane before it is changed: what it can carry, and what that takes.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "packet/capability.h"
+#include "packet/plane_state.h"
+#include "packet/read_back.h"
+
+namespace marchproxy::packet {
+
+namespace {
+
+bool may_want(const Service& service) {
+    return service.plane != PlaneChoice::stream;
+}
+
+// Half of what the machine can spare: more for flows would be less for everything else.
+uint64_t flows_in_memory(uint64_t wanted, bool ipv6_clients, uint64_t available) {
+    constexpr uint64_t step = 1000;
+    const uint64_t each = Programs::flow_table_bytes(step * 1000, ipv6_clients) / step;
+    return available == 0 ? wanted : std::min(wanted, std::max<uint64_t>(available / 2 / each * 1000, 1000));
+}
+
+bool ipv6_among(const Snapshot& snapshot, const Assignments& assignments) {
+    for (size_t i = 0; i < snapshot.services.size(); ++i)
+        if (assignments.services[i].packet && !snapshot.services[i].listen.ip.is_v4()) return true;
+    return false;
+}
+
+}  // namespace
+
+bool Plane::Implementation::Subject::any() const {
+    return std::any_of(assignments.services.begin(), assignments.services.end(),
+                       [](const Assignment& assignment) { return assignment.packet; });
+}
+
+// The machine is asked once, and only if somebody may want the answer.
+const std::string& Plane::Implementation::why_unavailable() {
+    if (!unavailable_) {
+        unavailable_ = missing(probe_capabilities());
+        if (unavailable_->empty())
+            if (const auto allowed = allow_route_lookups(); !allowed.ok()) unavailable_ = allowed.error();
+    }
+    return *unavailable_;
+}
+
+// The address from which the kernel itself would speak to an endpoint: networks that check sources let it pass.
+void Plane::Implementation::find_sources(Subject& subject) const {
+    for (const Service& service : subject.snapshot->services) {
+        if (!may_want(service)) continue;
+        for (const Target& target : targets_of(service, subject.resolution)) {
+            const IpAddress& ip = target.address.ip;
+            if (subject.sources.by_destination.contains(ip)) continue;
+            const auto hop = find_next_hop(ip);
+            if (hop.ok() && !hop->local && hop->source) subject.sources.by_destination.emplace(ip, *hop->source);
+        }
+    }
+}
+
+Surroundings Plane::Implementation::surroundings_of(const Subject& subject) {
+    const Settings& settings = subject.snapshot->settings;
+    Surroundings around{.settings = &settings,
+                        .resolution = subject.resolution,
+                        .sources = subject.sources,
+                        .own = subject.own,
+                        .unavailable = refused_};
+    const PortRange ports = free_ports();
+    around.nat_port_first = programs_ ? programs_->capacity().nat_port_first : ports.first;
+    around.nat_ports = programs_ ? programs_->capacity().nat_ports : ports.count;
+    const auto& services = subject.snapshot->services;
+    const bool asked = settings.packet.enabled && !settings.packet.interfaces.empty() &&
+                       std::any_of(services.begin(), services.end(), may_want);
+    if (asked && around.unavailable.empty()) around.unavailable = why_unavailable();
+    return around;
+}
+
+Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Resolution& resolution) {
+    prepared.reset();
+    refused_.clear();
+    Subject next{
+        .snapshot = std::move(snapshot), .resolution = resolution, .assignments = {}, .sources = {}, .own = {}};
+    const PacketSettings& settings = next.snapshot->settings.packet;
+    if (settings.enabled && !settings.interfaces.empty()) {
+        next.own = own_addresses();
+        find_sources(next);
+    }
+    next.assignments = assign(*next.snapshot, surroundings_of(next));
+    if (next.any())
+        if (const auto loaded = load(next); !loaded.ok()) {
+            log_.error("packet plane not loaded", {{"error", loaded.error()}});
+            refused_ = loaded.error();
+            next.assignments = assign(*next.snapshot, surroundings_of(next));
+        }
+    if (!next.assignments.errors.empty()) return Error{fmt::format("{}", fmt::join(next.assignments.errors, "; "))};
+    if (next.any()) {
+        auto planned = plan(next);
+        if (!planned.ok()) return Error{planned.error()};
+        planned_ = std::move(*planned);
+        planned_over_ = written_;
+    }
+    prepared = std::move(next);
+    return {};
+}
+
+// --- loading -------------------------------------------------------------------------------------------------------
+
+Result<void> Plane::Implementation::load(const Subject& subject) {
+    const Settings& settings = subject.snapshot->settings;
+    const bool ipv6 = ipv6_among(*subject.snapshot, subject.assignments);
+    if (programs_) return ipv6 ? programs_->make_room_for_ipv6_clients(*pins_) : Result<void>();
+
+    const PortRange ports = free_ports();
+    Capacity capacity;
+    capacity.flows = flows_in_memory(settings.packet.max_flows, ipv6, available_memory());
+    capacity.ipv6_clients = ipv6;
+    capacity.nat_port_first = ports.first;
+    capacity.nat_ports = ports.count;
+    auto attacher = Attacher::open(settings.packet.pin);
+    if (!attacher.ok()) return Error{attacher.error()};
+    auto lock = PinLock::take(settings.packet.pin);
+    if (!lock.ok()) return Error{lock.error()};
+    pin_lock_ = std::move(*lock);
+    PinnedMaps pins(settings.packet.pin);
+    const TimePoint begin = Clock::now();
+    auto programs = Programs::load(capacity, &pins);
+    if (!programs.ok()) return Error{programs.error()};
+    attacher_ = std::move(*attacher);
+    pins_ = std::move(pins);
+    programs_ = std::move(*programs);
+    const Capacity& made = programs_->capacity();
+    log_.info("packet plane loaded", {{"flows", made.flows},
+                                      {"memory_bytes", programs_->table_bytes()},
+                                      {"took_over", programs_->took_over()},
+                                      {"seconds", std::chrono::duration<double>(Clock::now() - begin).count()}});
+    notes_.clear();
+    if (made.flows != settings.packet.max_flows)
+        notes_.push_back(
+            programs_->took_over() && made.flows != capacity.flows
+                ? fmt::format("packet.max_flows is {}; the flow table of an earlier process goes on with room for {}; "
+                              "`marchproxy-l3l4 detach` and a restart make it anew, and end its flows",
+                              settings.packet.max_flows, made.flows)
+                : fmt::format("packet.max_flows is {}, which would take more than half of this machine's free memory; "
+                              "the flow table has room for {}",
+                              settings.packet.max_flows, made.flows));
+    return take_over(subject);
+}
+
+// What an earlier process left in the maps, and the book to read it with.
+Result<void> Plane::Implementation::take_over(const Subject& subject) {
+    const Capacity& made = programs_->capacity();
+    indexes_ = Indexes::within(made.services, made.endpoints);
+    held_ = {};
+    ++written_;
+    if (programs_->took_over()) {
+        auto held = read_back(*programs_);
+        if (!held.ok()) {
+            programs_.reset();
+            return Error{held.error()};
+        }
+        held_ = std::move(*held);
+        const auto text = pins_->read_book();
+        auto book = text ? Indexes::from_text(*text, made.services, made.endpoints) : Result<Indexes>(Error{"there is none"});
+        if (book.ok())
+            indexes_ = std::move(*book);
+        else
+            log_.warn("the packet plane's book of an earlier process is lost; its services are found by address",
+                      {{"error", book.error()}});
+    }
+    interfaces_.emplace(log_, subject.snapshot->settings.packet.interfaces, subject.snapshot->settings.packet.mode);
+    auto watch = NetworkWatch::open();
+    if (!watch.ok()) return Error{watch.error()};
+    watch_ = std::move(*watch);
+    return {};
+}
+
+// --- the plan ------------------------------------------------------------------------------------------------------
+
+std::vector<Target> Plane::Implementation::targets_now(const Service& service, const Subject& subject) const {
+    std::vector<Target> targets = targets_of(service, subject.resolution);
+    for (Target& target : targets)
+        target.draining = drained_.contains(to_string(target.address));
+    return targets;
+}
+
+Result<Planned> Plane::Implementation::plan(const Subject& subject) const {
+    PlanInput input{.services = {},
+                    .stream = subject.snapshot->settings.stream,
+                    .sources = subject.sources,
+                    .own = subject.own,
+                    .capacity = programs_->capacity()};
+    for (size_t i = 0; i < subject.snapshot->services.size(); ++i) {
+        const Service& service = subject.snapshot->services[i];
+        if (subject.carries(i)) input.services.push_back({&service, targets_now(service, subject)});
+    }
+    return make_plan(input, indexes_, held_);
+}
+
+}  // namespace marchproxy::packet

@@ -1,0 +1,112 @@
+// What plane.cc and plane_status.cc share: the packet plane's state. Nobody else includes this.
+#pragma once
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+
+#include "packet/counts.h"
+#include "packet/interfaces.h"
+#include "packet/machine.h"
+#include "packet/neighbours.h"
+#include "packet/origins.h"
+#include "packet/plan.h"
+#include "packet/plane.h"
+#include "packet/suitability.h"
+#include "packet/sweeper.h"
+#include "packet/watch.h"
+
+namespace marchproxy::packet {
+
+class Plane::Implementation {
+  public:
+    Implementation(telemetry::Log& log, flow::Sink& flows) : log_(log), flows_(flows), neighbours_(log) {}
+
+    Result<void> prepare(SnapshotPointer snapshot, const Resolution& resolution);
+    void apply();
+    bool turn();
+    void let_go();
+    void resume();
+    std::vector<int> descriptors() const;
+    TimePoint due() const;
+    bool drain_endpoint(const std::string& address, bool draining);
+    Status status() const;
+    std::vector<flow::Record> active_flows(const flow::Query& query);
+    std::string reason(const std::string& service) const;
+
+    mutable std::mutex mutex;
+    bool paused = false;
+
+    // Of a snapshot, what it means for the packet plane.
+    struct Subject {
+        SnapshotPointer snapshot;
+        Resolution resolution;
+        Assignments assignments;
+        SourceAddresses sources;
+        std::set<IpAddress> own;
+
+        bool carries(size_t service) const { return assignments.services[service].packet; }
+        bool any() const;
+    };
+    std::optional<Subject> prepared;
+
+  private:
+    // --- deciding (plane_prepare.cc) ---
+    Surroundings surroundings_of(const Subject& subject);
+    void find_sources(Subject& subject) const;
+    const std::string& why_unavailable();
+    Result<void> load(const Subject& subject);
+    Result<void> take_over(const Subject& subject);
+    Result<Planned> plan(const Subject& subject) const;
+
+    // --- taking over (plane.cc) ---
+    void settle();
+    Result<void> clear_newcomers(const Plan& plan);
+    Result<void> write(Planned planned);
+    void name_origins();
+    void count_services();
+    void end();
+
+    // --- turns ---
+    void follow_kernel(bool& changed);
+    void sweep(TimePoint now);
+    void look_after(TimePoint now);
+    void release_numbers();
+    void take_report(const abi::flow_report& report, std::vector<flow::Record>& ended,
+                     std::vector<flow::Record>* listed);
+
+    std::vector<Target> targets_now(const Service& service, const Subject& subject) const;
+    telemetry::ServiceStatus status_of(const Service& service, const std::string& why) const;
+
+    telemetry::Log& log_;
+    flow::Sink& flows_;
+
+    std::optional<std::string> unavailable_;  // why this machine has no packet plane; empty: it has; nothing: not asked
+    std::string refused_;                     // why loading was refused last
+    std::optional<PinLock> pin_lock_;
+    std::optional<PinnedMaps> pins_;
+    std::optional<Attacher> attacher_;
+    std::optional<Interfaces> interfaces_;
+    mutable std::optional<Programs> programs_;
+    std::optional<NetworkWatch> watch_;
+
+    std::optional<Subject> current_;
+    Plan held_;
+    Indexes indexes_;
+    Planned planned_;            // of `prepared`
+    uint64_t written_ = 0;       // counts changes of held_
+    uint64_t planned_over_ = 0;  // which of them planned_ was made over
+    std::set<std::string> drained_;
+    std::vector<std::string> notes_;
+    std::string failure_;  // why the maps are not as they should be; empty: they are
+
+    mutable Counts counts_;
+    Origins origins_;
+    Neighbours neighbours_;
+    Sweeper sweeper_;
+    TimePoint look_after_at_{};
+    bool cleared_leftovers_ = false;
+};
+
+}  // namespace marchproxy::packet

@@ -1,0 +1,126 @@
+// What the packet plane tells about itself.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "packet/plane_state.h"
+
+namespace marchproxy::packet {
+
+telemetry::ServiceStatus Plane::Implementation::status_of(const Service& service, const std::string& why) const {
+    telemetry::ServiceStatus status{.name = service.name,
+                                    .protocol = service.protocol,
+                                    .listen = service.listen,
+                                    .priority = service.qos.priority.value_or(Priority::p3),
+                                    .plane = "packet",
+                                    .plane_reason = why,
+                                    .listening = failure_.empty()};
+    const ServiceKey key{service.name, service.protocol, service.listen, forwarding_of(service)};
+    if (const auto index = indexes_.services.find(key)) status.active_connections = counts_.live_of_service(*index);
+    counts_.fill(service.name, status);
+    for (const Endpoint& endpoint : service.endpoints) {
+        const std::vector<SocketAddress> addresses = addresses_of(endpoint, current_->resolution);
+        telemetry::EndpointStatus one{
+            .address = to_string(endpoint.address), .path = endpoint.path, .weight = endpoint.weight};
+        if (addresses.empty()) {
+            one.up = false;
+            one.last_error = "the name has not resolved";
+            status.endpoints.push_back(one);
+        }
+        for (const SocketAddress& address : addresses) {
+            one.resolved = to_string(address);
+            one.draining = drained_.contains(one.resolved);
+            if (const auto number = indexes_.endpoints.find({address, service.protocol}))
+                one.active_connections = counts_.live_of_endpoint(*number);
+            status.endpoints.push_back(one);
+        }
+    }
+    return status;
+}
+
+Status Plane::Implementation::status() const {
+    Status status;
+    if (!current_) return status;
+    const Snapshot& snapshot = *current_->snapshot;
+    const auto& assigned = current_->assignments.services;
+    std::set<std::string> shown;
+    if (programs_) counts_.read(*programs_);
+    for (size_t i = 0; i < snapshot.services.size(); ++i) {
+        if (!assigned[i].packet) continue;
+        shown.insert(snapshot.services[i].name);
+        status.services.push_back(status_of(snapshot.services[i], assigned[i].reason));
+    }
+    // Those that are gone, or another plane's by now, go on being counted, so that counters never fall.
+    for (const std::string& name : counts_.names()) {
+        if (shown.contains(name)) continue;
+        telemetry::ServiceStatus removed{
+            .name = name, .listen = {}, .plane = "packet", .plane_reason = "removed by a reload"};
+        for (const auto& [index, key] : indexes_.services.owners())
+            if (key.name == name) removed.active_connections += counts_.live_of_service(index);
+        counts_.fill(name, removed);
+        status.services.push_back(std::move(removed));
+    }
+    status.running = programs_.has_value();
+    status.notes = notes_;
+    for (size_t i = 0; i < snapshot.services.size(); ++i)
+        if (!assigned[i].packet && snapshot.services[i].forwarding != Forwarding::nat)
+            status.notes.push_back(
+                fmt::format("service {}: forwarding: {} needs the packet plane ({}); endpoints see this machine's "
+                            "address instead of "
+                            "the clients'",
+                            snapshot.services[i].name, name_of(snapshot.services[i].forwarding), assigned[i].reason));
+    if (!programs_) {
+        status.reason = !refused_.empty()                             ? refused_
+                        : unavailable_ && !unavailable_->empty()      ? *unavailable_
+                        : !snapshot.settings.packet.enabled           ? "packet.enabled is false"
+                        : snapshot.settings.packet.interfaces.empty() ? "packet.interfaces names no interface"
+                                                                      : "no service is in it";
+        return status;
+    }
+    status.reason = fmt::format("{} services", shown.size());
+    status.interfaces = interfaces_->status();
+    status.took_over = programs_->took_over();
+    status.flow_capacity = programs_->capacity().flows;
+    status.memory_bytes = programs_->table_bytes();
+    if (!failure_.empty()) status.notes.push_back(failure_);
+    for (const InterfaceStatus& interface : status.interfaces)
+        if (!interface.problem.empty()) status.notes.push_back("packet plane: " + interface.problem);
+    for (const std::string& problem : neighbours_.problems())
+        status.notes.push_back("packet plane: " + problem);
+    return status;
+}
+
+std::string Plane::Implementation::reason(const std::string& service) const {
+    if (!current_) return {};
+    const auto& services = current_->snapshot->services;
+    for (size_t i = 0; i < services.size(); ++i)
+        if (services[i].name == service) return current_->assignments.services[i].reason;
+    return {};
+}
+
+// Takes the lock piece by piece, as a pass over ten million flows takes the better part of a second.
+std::vector<flow::Record> Plane::Implementation::active_flows(const flow::Query& query) {
+    std::vector<flow::Record> listed, ended;
+    std::unique_lock lock(mutex);
+    if (!programs_ || paused) return listed;
+    std::vector<uint32_t> wanted;
+    for (const auto& [index, key] : indexes_.services.owners())
+        if (key.name == query.service) wanted.push_back(index);
+    if (query.service.empty()) wanted.push_back(abi::list_all);
+    const auto between = [&] {
+        lock.unlock();
+        if (!ended.empty()) flows_.finished(ended);
+        lock.lock();
+    };
+    for (const uint32_t service : wanted) {
+        if (!programs_ || listed.size() >= query.limit) break;
+        const auto limit = static_cast<uint32_t>(std::min<size_t>(query.limit - listed.size(), UINT32_MAX));
+        const auto done = Sweeper::list(
+            *programs_, service, limit, [&](const abi::flow_report& report) { take_report(report, ended, &listed); },
+            between);
+        if (!done.ok()) log_.limited(LogLevel::error, "packet-list", done.error());
+    }
+    return listed;
+}
+
+}  // namespace marchproxy::packet

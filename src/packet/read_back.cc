@@ -1,0 +1,105 @@
+#include "packet/read_back.h"
+
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "model/descriptor.h"
+#include "packet/directory.h"
+
+namespace marchproxy::packet {
+
+namespace {
+
+struct Unreadable {
+    std::string map;
+    int error;
+};
+
+// `count` entries of an array map from `first`.
+template <class T>
+std::vector<T> read_array(const Programs& programs, const char* name, uint32_t first, uint32_t count) {
+    constexpr uint32_t at_once = 4096;
+    std::vector<T> values(count);
+    std::vector<uint32_t> keys(at_once);
+    const int map = programs.map(name);
+    for (uint32_t done = 0; done < count;) {
+        uint32_t before = first + done - 1, next = 0, taken = std::min(at_once, count - done);
+        LIBBPF_OPTS(bpf_map_batch_opts, options);
+        const int result = bpf_map_lookup_batch(map, first + done == 0 ? nullptr : &before, &next, keys.data(),
+                                                &values[done], &taken, &options);
+        if ((result != 0 && errno != ENOENT) || taken == 0) throw Unreadable{name, errno};
+        done += taken;
+    }
+    return values;
+}
+
+template <class T>
+std::map<uint32_t, T> records_of(const Programs& programs, const char* name, uint32_t count) {
+    std::map<uint32_t, T> found;
+    const std::vector<T> records = read_array<T>(programs, name, 0, count);
+    for (uint32_t index = 0; index < count; ++index)
+        if (!same_bytes(records[index], T{})) found[index] = records[index];
+    return found;
+}
+
+void read_rings(const Programs& programs, Plan& plan) {
+    for (const auto& [index, service] : plan.services) {
+        const auto slots = static_cast<uint32_t>(service.ring), first = static_cast<uint32_t>(service.ring >> 32);
+        if (slots > 0) plan.rings[first] = read_array<uint32_t>(programs, "maglev", first, slots);
+    }
+}
+
+void read_access(const Programs& programs, Plan& plan) {
+    const int map = programs.map("access");
+    abi::access_key key{}, next{};
+    for (bool first = true; bpf_map_get_next_key(map, first ? nullptr : &key, &next) == 0; first = false) {
+        key = next;
+        uint8_t allowed = 0;
+        if (bpf_map_lookup_elem(map, &key, &allowed) != 0) continue;
+        Prefix prefix;
+        prefix.ip = from_abi(key.address);
+        prefix.length = static_cast<uint8_t>(key.prefix_length - 32);
+        plan.access[ntohl(key.service_be)][prefix] = allowed != 0;
+    }
+}
+
+void read_directory(const Programs& programs, Plan& plan) {
+    const uint32_t zero = 0;
+    uint32_t id = 0;
+    if (bpf_map_lookup_elem(programs.map("directory"), &zero, &id) != 0) return;  // none was set
+    const Descriptor inner(bpf_map_get_fd_by_id(id));
+    const auto table = std::make_unique<abi::directory>();
+    if (!inner || bpf_map_lookup_elem(inner.get(), &zero, table.get()) != 0) throw Unreadable{"directory", errno};
+    for (const abi::directory_entry& entry : table->entry)
+        if (entry.kind != abi::directory_empty) plan.directory.push_back(entry);
+    sort(plan.directory);
+}
+
+}  // namespace
+
+Result<Plan> read_back(const Programs& programs) {
+    const Capacity& capacity = programs.capacity();
+    Plan plan;
+    try {
+        plan.services = records_of<abi::packet_service>(programs, "services", capacity.services);
+        plan.endpoints = records_of<abi::packet_endpoint>(programs, "endpoints", capacity.endpoints);
+        plan.sources = records_of<abi::address>(programs, "source_addresses", abi::max_source_addresses);
+        read_rings(programs, plan);
+        read_access(programs, plan);
+        read_directory(programs, plan);
+    } catch (const Unreadable& unreadable) {
+        return Error{fmt::format(
+            "packet plane: what an earlier process left in map {} cannot be read: {}; `marchproxy-l3l4 detach` removes "
+            "it, and ends its flows",
+            unreadable.map, std::strerror(unreadable.error))};
+    }
+    return plan;
+}
+
+}  // namespace marchproxy::packet
