@@ -1,6 +1,8 @@
 #include "packet/interfaces.h"
 
 #include <fmt/format.h>
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -23,6 +25,15 @@ std::optional<std::array<uint8_t, 6>> hardware_address(const std::string& name) 
     std::array<uint8_t, 6> address{};
     std::memcpy(address.data(), request.ifr_hwaddr.sa_data, address.size());
     return address;
+}
+
+bool is_veth(const std::string& name) {
+    const Descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ethtool_drvinfo driver{.cmd = ETHTOOL_GDRVINFO};
+    ifreq request{};
+    name.copy(request.ifr_name, sizeof request.ifr_name - 1);
+    request.ifr_data = reinterpret_cast<char*>(&driver);
+    return socket && ::ioctl(socket.get(), SIOCETHTOOL, &request) == 0 && std::string_view(driver.driver) == "veth";
 }
 
 }  // namespace
@@ -50,6 +61,7 @@ void Interfaces::attach(const Attacher& attacher, Programs& programs, Member& me
     if (const auto address = hardware_address(member.name); interface.index != 0 && address)
         if (const auto told = programs.set_interface(interface.index, *address); !told.ok())
             log_.limited(LogLevel::error, "packet-interface", told.error());
+    if (is_veth(member.name)) programs.bounce_by_redirect();
     const Attachable attachable{.xdp = programs.xdp(), .classifier = programs.tc(), .open_again = [&programs] {
                                     return programs.open_again();
                                 }};

@@ -160,7 +160,8 @@ Result<void> Plane::Implementation::take_over(const Subject& subject) {
         }
         held_ = std::move(*held);
         const auto text = pins_->read_book();
-        auto book = text ? Indexes::from_text(*text, made.services, made.endpoints) : Result<Indexes>(Error{"there is none"});
+        auto book =
+            text ? Indexes::from_text(*text, made.services, made.endpoints) : Result<Indexes>(Error{"there is none"});
         if (book.ok())
             indexes_ = std::move(*book);
         else

@@ -256,7 +256,9 @@ bpf_object* Programs::open_again() const {
     const LibbpfMessages messages;
     size_t size = 0;
     const void* bytes = packet_bpf::elf_bytes(&size);
-    bpf_object* object = bpf_object__open_mem(bytes, size, nullptr);
+    // The compiler's own maps are called after the object.
+    LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = bpf_object__name(skeleton_->obj));
+    bpf_object* object = bpf_object__open_mem(bytes, size, &options);
     if (!object) return nullptr;
     bpf_program* program = nullptr;
     bpf_object__for_each_program(program, object)
@@ -334,6 +336,10 @@ Result<void> Programs::set_interface(uint32_t index, const std::array<uint8_t, 6
     abi::packet_interface answers{};
     std::memcpy(answers.mac, mac.data(), mac.size());
     return write(skeleton_->maps.interfaces, index, answers);
+}
+
+void Programs::bounce_by_redirect() {
+    skeleton_->bss->bounce_by_redirect = 1;
 }
 
 void Programs::routes_changed() {

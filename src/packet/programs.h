@@ -41,6 +41,9 @@ class Programs {
     // By which the packet plane answers for the services' addresses on an interface; without, the stack is asked.
     Result<void> set_interface(uint32_t index, const std::array<uint8_t, 6>& mac);
 
+    // For interfaces whose driver needs it; see bpf/lib/hook.h.
+    void bounce_by_redirect();
+
     // Makes every CPU ask for its next hops anew.
     void routes_changed();
 

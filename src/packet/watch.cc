@@ -255,7 +255,9 @@ void learn_neighbour(unsigned interface_index, const IpAddress& address, std::sp
     entry.ndm_state = NUD_STALE;
     // Without NLM_F_REPLACE an entry that is valid keeps its hardware address: nobody can take over one by asking.
     netlink::Request request(RTM_NEWNEIGH, NLM_F_CREATE);
-    request.append(entry).attribute(NDA_DST, neighbour.bytes).attribute(NDA_LLADDR, std::as_bytes(hardware_address));
+    request.append(entry)
+        .attribute(NDA_DST, neighbour.bytes)
+        .attribute(NDA_LLADDR, netlink::Bytes(std::as_bytes(hardware_address)));
     // Refused, packets to the neighbour have it resolved instead.
     (void)netlink::ask(request);
 }

@@ -3,6 +3,7 @@
 attaching, its life beyond the process, reloads and draining under load. Needs root and a kernel that takes BPF programs."""
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -262,10 +263,10 @@ class PacketPlane(World):
         running = self.begin(web)
         kept = self.dial(web)
         self.assert_echo(kept)
-        before = running.status()["pid"]
         running.signal(signal.SIGUSR2)
-        eventually(lambda: running.status()["pid"] != before, "another process serves", 20)
-        running.adopt_successor(running.status()["pid"])
+        taken = re.compile(r'"process":(\d+),"took_over":true')
+        eventually(lambda: taken.search(running.log(None)), lambda: "another process serves\n" + running.log(), 20)
+        running.adopt_successor(int(taken.search(running.log(None)).group(1)))
         self.assertTrue(running.json("/status")["packet_plane"]["took_over"])
         self.assert_echo(kept)
         self.assert_echo(self.dial(web))

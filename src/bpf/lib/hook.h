@@ -8,6 +8,10 @@
 
 enum hook { hook_xdp, hook_tc };
 
+// Set by user space. The driver veth leaves what XDP_TX gives it lying until something else comes by, where its peer
+// has no XDP program (drivers/net/veth.c, veth_xdp_flush); a redirect to the same interface goes at once.
+volatile __u32 bounce_by_redirect = 0;
+
 enum outcome {
     outcome_pass,  // to the machine's own stack
     outcome_drop,
@@ -45,8 +49,9 @@ inlined bool resize(void* context, enum hook hook, __u32 size, __u32 wanted) {
 
 // Back out of the interface it came in by.
 inlined enum outcome bounce(void* context, enum hook hook) {
-    if (hook == hook_tc) bpf_redirect(ingress_interface(context, hook), 0);
-    return outcome_bounce;
+    if (hook == hook_xdp && !bounce_by_redirect) return outcome_bounce;
+    bpf_redirect(ingress_interface(context, hook), 0);
+    return outcome_redirect;
 }
 
 inlined int hook_code(enum hook hook, enum outcome outcome) {

@@ -176,7 +176,7 @@ inlined enum outcome send(void* context, enum hook hook, const struct next_hop* 
     if (!ethernet) return outcome_drop;
     __builtin_memcpy(ethernet->h_dest, hop->destination, 6);
     __builtin_memcpy(ethernet->h_source, hop->source, 6);
-    if (hook == hook_xdp && hop->interface == ingress_interface(context, hook)) return outcome_bounce;
+    if (hop->interface == ingress_interface(context, hook)) return bounce(context, hook);
     bpf_redirect(hop->interface, 0);
     return outcome_redirect;
 }
