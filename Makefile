@@ -9,7 +9,7 @@ JOBS ?= $(shell nproc)
 ONLY ?=
 TESTS ?=
 
-.PHONY: setup build run demo test bench lint fuzz coverage soak package clean
+.PHONY: setup build run demo test bench lint fuzz coverage soak package clean clean-bpf
 
 setup:
 	@scripts/setup.sh
@@ -57,6 +57,10 @@ package:
 	@scripts/setup.sh --package
 	@scripts/build.sh release marchproxy-l3l4
 	@cd build && cpack -G DEB
+
+# What the packet plane left in the kernel, in the default directory: programs, maps, flows.
+clean-bpf: build
+	@$(BINARY) detach
 
 clean:
 	@cmake -E rm -rf build build-debug build-asan build-tsan build-coverage build-fuzz bench/out

@@ -1,26 +1,37 @@
-"""What a packet costs in the kernel: runs the bench's packet_cost and takes its figures over."""
+"""What a packet costs in the kernel: runs the bench's packet_cost and packet_live and takes their figures over."""
 
 import json
 import os
 import re
+import statistics
 import subprocess
 
-ROWS = ("packet-empty", "packet-floor", "packet-established", "packet-new", "packet-denied", "packet-sweep", "packet-memory")
-SUBJECTS = ("marchproxy", "hash", "lru_hash", "empty")
-FLOWS = (1, 1_000_000, 10_000_000)
+# Each program, its rows, and the numbers of flows that end their names.
+PROGRAMS = (
+    ("packet_cost", ("packet-empty", "packet-floor", "packet-established", "packet-new", "packet-denied", "packet-sweep",
+                     "packet-memory"), (1, 1_000_000, 10_000_000)),
+    ("packet_live", ("packet-live",), (1, 100_000)),
+)
+SUBJECTS = ("marchproxy", "hash", "lru_hash", "nftables", "empty")
+PROJECTIONS = ("packet-cores-100Mpps", "packet-cores-100Gbps")
 
 
 def row_names(wanted):
-    names = [f"{row}-{flows}" for row in ROWS for flows in FLOWS]
-    return [name for name in names if re.search(wanted, name)]
+    names = [f"{row}-{flows}" for _, rows, numbers in PROGRAMS for row in rows for flows in numbers]
+    return [name for name in [*names, *PROJECTIONS] if re.search(wanted, name)]
 
 
 def measure(build, runs, wanted, results, say):
     """All figures at once. They need rights on BPF and 3 GB of memory for the kernel's hash maps of the comparison."""
-    if not row_names(wanted):
-        return
+    for program, rows, numbers in PROGRAMS:
+        if any(re.search(wanted, f"{row}-{flows}") for row in rows for flows in numbers):
+            run(program, build, runs, wanted, results, say)
+    project(wanted, results, say)
+
+
+def run(program, build, runs, wanted, results, say):
     folder = os.path.join(build, "bench", "packet")
-    command = [os.path.join(build, "bench", "packet_cost"), "--objects", folder, "--rounds", str(runs), "--only", wanted]
+    command = [os.path.join(build, "bench", program), "--objects", folder, "--rounds", str(runs), "--only", wanted]
     say("packets in the kernel: " + " ".join(command))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout:
@@ -29,4 +40,17 @@ def measure(build, runs, wanted, results, say):
                 results.add(figure["bench"], figure["unit"], True, figure["subject"], value)
             say(f"{figure['bench']} {figure['subject']}: {sorted(figure['values'])[len(figure['values']) // 2]}")
     if child.returncode:
-        say("packet_cost did not end well; its figures are left out from there on")
+        say(f"{program} did not end well; its figures are left out from there on")
+
+
+def project(wanted, results, say):
+    """Cores for the goals, from what a whole forwarded packet costs one core here: a projection, no measurement. It takes
+    for granted that cores do not slow each other down, and that packets of 1500 bytes cost what those of 64 do."""
+    values = results.values("packet-live-100000", "marchproxy")
+    if not values:
+        return
+    nanoseconds = statistics.median(values)
+    for row, packets in zip(PROJECTIONS, (100e6, 100e9 / 8 / 1538)):
+        if re.search(wanted, row):
+            results.add(row, "cores (projected)", True, "marchproxy", packets * nanoseconds / 1e9)
+            say(f"{row}: {packets * nanoseconds / 1e9:.1f} cores, projected from {nanoseconds:.0f} ns a packet")

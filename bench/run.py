@@ -67,7 +67,7 @@ def check_tools(arguments, streams, packets):
     for program in ("iperf3", "taskset") if streams else ():
         if not shutil.which(program):
             raise BenchError(f"{program} is not installed: run scripts/setup.sh --bench")
-    for tool in (("loadgen", "loadserver") if streams else ()) + (("packet_cost",) if packets else ()):
+    for tool in (("loadgen", "loadserver") if streams else ()) + (("packet_cost", "packet_live") if packets else ()):
         path = os.path.join(arguments.build, "bench", tool)
         if not os.access(path, os.X_OK):
             raise BenchError(f"{path} is not built: run `make build`")

@@ -18,6 +18,28 @@ SEC("xdp") int empty(struct xdp_md* context) {
     return XDP_DROP;
 }
 
+SEC("xdp") int pass(struct xdp_md* context) {
+    return XDP_PASS;
+}
+
+inlined __u64 sum_16(const void* from, __u32 size) {
+    __u64 sum = 0;
+    const __u16* word = from;
+#pragma unroll
+    for (__u32 i = 0; i < size / 2; ++i)
+        sum += word[i];
+    return sum;
+}
+
+// RFC 791 and 768; the payload is zeros.
+inlined void set_checksums(struct frame* frame) {
+    frame->ip.check = 0;
+    frame->ip.check = ~folded(sum_16(&frame->ip, sizeof(frame->ip)));
+    frame->udp.check = 0;
+    frame->udp.check = ~folded(sum_16(&frame->ip.saddr, 8) + bpf_htons(IPPROTO_UDP) + frame->udp.len +
+                               sum_16(&frame->udp, sizeof(frame->udp)));
+}
+
 SEC("xdp") int draw(struct xdp_md* context) {
     struct frame* frame = (void*)(long)context->data;
     if ((void*)(frame + 1) > (void*)(long)context->data_end) return XDP_ABORTED;
@@ -38,6 +60,11 @@ SEC("xdp") int draw(struct xdp_md* context) {
         frame->ip.daddr = traffic.service;
         frame->udp.source = client_port_be(n);
         frame->udp.dest = traffic.service_port;
+    }
+    if (traffic.live) {
+        for (int i = 0; i < ETH_ALEN; ++i)
+            frame->ethernet.h_dest[i] = traffic.interface[i];
+        set_checksums(frame);
     }
     bpf_tail_call(context, &under_test, 0);
     return XDP_ABORTED;

@@ -18,9 +18,10 @@ struct traffic {
     __u32 in_order;      // not drawn, one after the other
     __u32 next;
     __u32 from_endpoint;
+    __u32 live;  // the packets go on into the kernel: with right checksums, to the interface's own address
     __u32 service, source, endpoint;  // network order
     __u16 service_port;
-    __u16 reserved;
+    __u8 interface[6];
 };
 
 // Flow n's client: an odd multiplier permutes 32-bit numbers, so that they lie scattered. Two bits of the address are

@@ -1,0 +1,230 @@
+// What the packet benches share: a network, the packet plane configured in it, the program that draws packets.
+#pragma once
+
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <regex>
+#include <stdexcept>
+#include <vector>
+
+#include "bench/packet/traffic.h"
+#include "model/address.h"
+#include "packet/directory.h"
+#include "packet/programs.h"
+
+namespace marchproxy::bench {
+
+constexpr uint32_t service_address = 0x0a000001, source_address = 0x0a000002, first_endpoint = 0x0a010001;
+constexpr uint16_t service_port = 80, endpoint_port = 8080;
+constexpr uint32_t endpoint_count = 400;  // enough ports for ten million flows
+constexpr uint32_t ring_size = 65'537;
+constexpr uint32_t packets_a_run = 1'000'000;
+
+template <class T>
+T must(Result<T> result) {
+    if (!result.ok()) throw std::runtime_error(result.error());
+    if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+inline int must(int result, const char* what) {
+    if (result < 0) throw std::runtime_error(fmt::format("{}: {}", what, strerror(errno)));
+    return result;
+}
+inline void run(const std::string& command) {
+    if (std::system(command.c_str()) != 0) throw std::runtime_error(command);
+}
+
+inline abi::address mapped(uint32_t host_order) {
+    return packet::to_abi(IpAddress::v4(host_order));
+}
+
+// A network of our own: clients behind one interface, endpoints behind another, neighbours known.
+inline void make_network() {
+    must(unshare(CLONE_NEWNET), "a network namespace (it takes root)");
+    run("ip link add clients type veth peer name clients-far && ip link add endpoints type veth peer name "
+        "endpoints-far");
+    run("for i in lo clients clients-far endpoints endpoints-far; do ip link set $i up; done");
+    run("ip address add 10.0.0.1/24 dev clients && ip address add 10.1.0.0/15 dev endpoints");
+    run("sysctl -q -w net.ipv4.conf.lo.forwarding=1");
+    run("ip neigh add 10.0.0.254 lladdr 02:00:00:00:00:01 dev clients nud permanent");
+    run("ip route add default via 10.0.0.254 dev clients");
+    for (uint32_t i = 0; i < endpoint_count; ++i)
+        run(fmt::format("ip neigh add {} lladdr 02:00:00:00:00:02 dev endpoints nud permanent",
+                        to_string(IpAddress::v4(first_endpoint + i))));
+}
+
+class Object {
+  public:
+    explicit Object(const std::string& path) : object_(bpf_object__open(path.c_str())) {
+        if (!object_) throw std::runtime_error("cannot open " + path);
+    }
+    ~Object() { bpf_object__close(object_); }
+    Object(const Object&) = delete;
+
+    bpf_map* map(const char* name) { return bpf_object__find_map_by_name(object_, name); }
+    int program(const char* name) { return bpf_program__fd(bpf_object__find_program_by_name(object_, name)); }
+    void load() { must(bpf_object__load(object_), "loading a bench program"); }
+
+    // Takes over every map that the real programs have too: one configuration for both.
+    void share(const packet::Programs& with) {
+        bpf_map* map = nullptr;
+        bpf_object__for_each_map(map, object_) {
+            const int descriptor = with.map(bpf_map__name(map));
+            if (!bpf_map__is_internal(map) && descriptor >= 0)
+                must(bpf_map__reuse_fd(map, descriptor), "sharing a map");
+        }
+    }
+
+  private:
+    bpf_object* object_;
+};
+
+struct Bench {
+    packet::Programs programs;
+    Object traffic;
+    struct traffic* settings;
+
+    double capacity;  // flows it was made for
+
+    static abi::packet_service service() {
+        return {.address = mapped(service_address),
+                .port_be = htons(service_port),
+                .protocol = IPPROTO_UDP,
+                .forwarding = abi::forwarding_nat,
+                .ring = ring_size,
+                .seed = 1,
+                .idle_seconds = 3600,
+                .opening_seconds = 3600};
+    }
+
+    static packet::Programs configured(uint64_t flows) {
+        auto programs = must(packet::Programs::load({.flows = flows, .ipv6_clients = false}));
+        std::vector<abi::directory_entry> entries;
+        for (uint32_t i = 1; i <= endpoint_count; ++i) {
+            const abi::packet_endpoint endpoint{.address = mapped(first_endpoint + i - 1),
+                                                .port_be = htons(endpoint_port),
+                                                .protocol = IPPROTO_UDP,
+                                                .flags = abi::endpoint_in_use | abi::endpoint_takes,
+                                                .source_first = 1,
+                                                .source_count = 1};
+            must(programs.set_endpoint(i, endpoint));
+            entries.push_back({.address = endpoint.address,
+                               .port_be = endpoint.port_be,
+                               .protocol = IPPROTO_UDP,
+                               .kind = abi::directory_endpoint,
+                               .index = i});
+        }
+        must(programs.set_source(1, mapped(source_address)));
+        std::vector<uint32_t> ring(ring_size);
+        for (uint32_t i = 0; i < ring_size; ++i)
+            ring[i] = 1 + i % endpoint_count;
+        must(programs.set_ring(0, ring));
+        must(programs.set_service(1, service()));
+        entries.push_back({.address = mapped(service_address),
+                           .port_be = htons(service_port),
+                           .protocol = IPPROTO_UDP,
+                           .kind = abi::directory_service,
+                           .index = 1});
+        entries.push_back({.address = mapped(source_address), .kind = abi::directory_source, .index = 1});
+        must(programs.set_directory(*must(packet::build_directory(entries))));
+        return programs;
+    }
+
+    Bench(uint64_t flows, const std::string& objects)
+        : programs(configured(flows)), traffic(objects + "/traffic.bpf.o"), capacity(static_cast<double>(flows)) {
+        traffic.load();
+        void* memory = mmap(nullptr, static_cast<size_t>(sysconf(_SC_PAGESIZE)), PROT_READ | PROT_WRITE, MAP_SHARED,
+                            bpf_map__fd(traffic.map(".bss")), 0);
+        if (memory == MAP_FAILED) throw std::runtime_error("mapping the traffic program's settings");
+        settings = static_cast<struct traffic*>(memory);
+        settings->service = htonl(service_address);
+        settings->service_port = htons(service_port);
+        settings->source = htonl(source_address);
+        settings->endpoint = htonl(first_endpoint);
+    }
+
+    // Nanoseconds a packet; `verdict` is what the last one came to.
+    uint32_t measure(int program, uint32_t packets, uint32_t* verdict = nullptr) {
+        const uint32_t zero = 0;
+        must(bpf_map_update_elem(bpf_map__fd(traffic.map("under_test")), &zero, &program, BPF_ANY),
+             "choosing a program");
+        return repeat(traffic.program("draw"), packets, verdict);
+    }
+
+    // What the traffic program does not write.
+    static frame blank() {
+        frame blank{};
+        blank.ethernet.h_proto = htons(ETH_P_IP);
+        blank.ip.version = 4;
+        blank.ip.ihl = 5;
+        blank.ip.protocol = IPPROTO_UDP;
+        blank.ip.tot_len = htons(sizeof blank - sizeof blank.ethernet);
+        blank.udp.len = htons(sizeof blank.udp + sizeof blank.payload);
+        return blank;
+    }
+
+    uint32_t repeat(int program, uint32_t packets, uint32_t* verdict = nullptr) {
+        frame in = blank(), out{};
+        xdp_md context{.data_end = sizeof in, .ingress_ifindex = if_nametoindex("clients")};
+        LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = &in, .data_out = &out, .data_size_in = sizeof in,
+                    .data_size_out = sizeof out, .ctx_in = &context, .ctx_size_in = sizeof context,
+                    .repeat = static_cast<int>(packets));
+        must(bpf_prog_test_run_opts(program, &options), "BPF_PROG_TEST_RUN");
+        if (verdict) *verdict = options.retval;
+        return options.duration;
+    }
+
+    // Begins flows first … first + count, through the program.
+    void begin_flows(uint32_t first, uint32_t count) {
+        settings->in_order = 1;
+        settings->first = first;
+        settings->next = 0;
+        for (uint32_t left = count; left > 0;) {
+            const uint32_t now = std::min(left, packets_a_run);
+            measure(programs.xdp(), now);
+            left -= now;
+        }
+        settings->in_order = 0;
+    }
+};
+
+class Table {
+  public:
+    Table(std::string only, int rounds) : only_(only), rounds_(rounds) {}
+
+    bool wanted(const std::string& bench) const { return std::regex_search(bench, only_); }
+
+    void take(const std::string& bench, const std::string& subject, const std::function<double()>& once) const {
+        if (!wanted(bench)) return;
+        std::vector<double> values;
+        for (int i = 0; i < rounds_; ++i)
+            values.push_back(once());
+        print(bench, subject, "ns", values);
+    }
+
+    void print(const std::string& bench, const std::string& subject, const char* unit,
+               const std::vector<double>& values) const {
+        if (!wanted(bench)) return;
+        fmt::print("{{\"bench\": \"{}\", \"subject\": \"{}\", \"unit\": \"{}\", \"values\": [{:.1f}]}}\n", bench,
+                   subject, unit, fmt::join(values, ", "));
+        std::fflush(stdout);
+    }
+
+  private:
+    std::regex only_;
+    int rounds_;
+};
+
+}  // namespace marchproxy::bench
