@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import statistics
 import subprocess
 
 # Each program, its rows, and the numbers of flows that end their names.
@@ -46,10 +45,9 @@ def run(program, build, runs, wanted, results, say):
 def project(wanted, results, say):
     """Cores for the goals, from what a whole forwarded packet costs one core here: a projection, no measurement. It takes
     for granted that cores do not slow each other down, and that packets of 1500 bytes cost what those of 64 do."""
-    values = results.values("packet-live-100000", "marchproxy")
-    if not values:
+    nanoseconds = results.median("packet-live-100000", "marchproxy")
+    if nanoseconds is None:
         return
-    nanoseconds = statistics.median(values)
     for row, packets in zip(PROJECTIONS, (100e6, 100e9 / 8 / 1538)):
         if re.search(wanted, row):
             results.add(row, "cores (projected)", True, "marchproxy", packets * nanoseconds / 1e9)
