@@ -5,27 +5,30 @@ import os
 import re
 import subprocess
 
+import packet_net
+
 # Each program, its rows, and the numbers of flows that end their names.
 PROGRAMS = (
     ("packet_cost", ("packet-empty", "packet-floor", "packet-established", "packet-new", "packet-denied", "packet-sweep",
                      "packet-memory"), (1, 1_000_000, 10_000_000)),
     ("packet_live", ("packet-live",), (1, 100_000)),
 )
-SUBJECTS = ("marchproxy", "hash", "lru_hash", "nftables", "empty")
+SUBJECTS = ("marchproxy", "marchproxy-tc", "hash", "lru_hash", "nftables", "direct", "empty")
 PROJECTIONS = ("packet-cores-100Mpps", "packet-cores-100Gbps")
 
 
 def row_names(wanted):
     names = [f"{row}-{flows}" for _, rows, numbers in PROGRAMS for row in rows for flows in numbers]
-    return [name for name in [*names, *PROJECTIONS] if re.search(wanted, name)]
+    return [name for name in [*names, *PROJECTIONS, *packet_net.ROWS] if re.search(wanted, name)]
 
 
-def measure(build, runs, wanted, results, say):
+def measure(build, binary, effort, wanted, results, say):
     """All figures at once. They need rights on BPF and 3 GB of memory for the kernel's hash maps of the comparison."""
     for program, rows, numbers in PROGRAMS:
         if any(re.search(wanted, f"{row}-{flows}") for row in rows for flows in numbers):
-            run(program, build, runs, wanted, results, say)
+            run(program, build, effort.runs, wanted, results, say)
     project(wanted, results, say)
+    packet_net.measure(binary, effort.runs, effort.iperf_seconds, wanted, results, say)
 
 
 def run(program, build, runs, wanted, results, say):

@@ -229,7 +229,8 @@ def run(arguments):
     results = report.Results()
     if chosen_measures:
         measure_streams(arguments, effort, chosen_measures, subjects, endpoints, work, results, machine)
-    packet.measure(arguments.build, effort.runs, arguments.only, results, say)
+    binary = arguments.binary or os.path.join(arguments.build, "marchproxy-l3l4")
+    packet.measure(arguments.build, binary, effort, arguments.only, results, say)
     table = write_results(arguments.out, results, machine, subjects)
     print("\n" + table)
     say(f"the same in {os.path.join(arguments.out, 'results.json')}")

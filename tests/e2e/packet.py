@@ -138,6 +138,14 @@ class PacketPlane(World):
     def test_nat_at_tc(self):
         self.check_transfers("nat", mode="tc")
 
+    def test_auto_on_veth_needs_nothing_of_the_far_ends(self):
+        for name in (self.client, self.server):
+            netns(name, "ethtool", "-K", "up0", "tx", "on", "gro", "off")
+        running = self.check_transfers("nat", mode="auto")
+        for one in running.json("/status")["packet_plane"]["interfaces"]:
+            self.assertIn("TC ingress", one["way"])
+            self.assertIn("veth", one["refused"][0])
+
     def test_datagrams_and_who_the_endpoint_sees(self):
         for forwarding, seen in (("nat", PROXY_TO_SERVER), ("dnat", CLIENT)):
             with self.subTest(forwarding=forwarding):
