@@ -14,6 +14,7 @@ namespace marchproxy::packet {
 namespace {
 
 constexpr Duration look_after_interval = std::chrono::seconds(1);
+constexpr Duration soon = std::chrono::milliseconds(100);
 
 class Maps final : public MapTarget {
   public:
@@ -56,9 +57,10 @@ void Plane::Implementation::apply() {
     prepared.reset();
     if (!current_->any()) return end();
     settle();
+    if (!paused) interfaces_->attach(*attacher_, *programs_);
 }
 
-// Brings maps and interfaces to where `current_` wants them; called again until it succeeds.
+// Brings the maps to where `current_` wants them; called again until it succeeds.
 void Plane::Implementation::settle() {
     if (paused) return;
     failure_.clear();
@@ -72,7 +74,6 @@ void Plane::Implementation::settle() {
     if (failure_.empty())
         if (const auto written = write(planned_); !written.ok()) failure_ = written.error();
     if (!failure_.empty()) log_.limited(LogLevel::error, "packet-settle", "packet plane", {{"error", failure_}});
-    interfaces_->attach(*attacher_, *programs_);
     neighbours_.turn(Clock::now());
 }
 
@@ -223,31 +224,42 @@ TimePoint Plane::Implementation::due() const {
 bool Plane::Implementation::turn() {
     if (!programs_ || paused || !current_) return false;
     const TimePoint now = Clock::now();
-    bool changed = false;
-    follow_kernel(changed);
-    neighbours_.turn(now);
+    follow_kernel();
     sweep(now);
-    if (now >= look_after_at_) look_after(now);
-    return changed;
+    bool moved = false;
+    if (now >= look_after_at_) {
+        moved = addresses_moved();
+        look_after(now);
+    }
+    neighbours_.turn(now);
+    return moved;
 }
 
-void Plane::Implementation::follow_kernel(bool& changed) {
+void Plane::Implementation::follow_kernel() {
     const Changes changes = watch_->read();
     if (changes.any()) programs_->routes_changed();
-    if (changes.links || changes.routes || changes.everything) neighbours_.routes_changed();
-    if (changes.addresses || changes.routes || changes.everything) {
-        Subject now{.snapshot = current_->snapshot,
-                    .resolution = current_->resolution,
-                    .assignments = {},
-                    .sources = {},
-                    .own = own_addresses()};
-        find_sources(now);
-        changed = now.own != current_->own || now.sources.by_destination != current_->sources.by_destination;
+    if (changes.links || changes.addresses || changes.routes || changes.everything) {
+        network_moved_ = true;
+        look_after_at_ = std::min(look_after_at_, Clock::now() + soon);
     }
     if (!changes.interfaces.empty()) interfaces_->attach(*attacher_, *programs_);
     const auto taken =
         programs_->take_neighbours([this](const abi::neighbour_report& report) { neighbours_.take(report); });
     if (!taken.ok()) log_.limited(LogLevel::error, "packet-neighbours", taken.error());
+}
+
+// Whether the machine's addresses, or those by which it speaks to endpoints, are others than the plan has. Asking costs
+// some microseconds an endpoint: not with each message of a routing daemon, but soon after.
+bool Plane::Implementation::addresses_moved() {
+    if (!std::exchange(network_moved_, false)) return false;
+    neighbours_.routes_changed();
+    Subject now{.snapshot = current_->snapshot,
+                .resolution = current_->resolution,
+                .assignments = {},
+                .sources = {},
+                .own = own_addresses()};
+    find_sources(now);
+    return now.own != current_->own || now.sources.by_destination != current_->sources.by_destination;
 }
 
 void Plane::Implementation::take_report(const abi::flow_report& report, std::vector<flow::Record>& ended,
@@ -272,7 +284,8 @@ void Plane::Implementation::sweep(TimePoint now) {
 void Plane::Implementation::look_after(TimePoint now) {
     look_after_at_ = now + look_after_interval;
     counts_.read(*programs_);
-    if (!failure_.empty() || !interfaces_->complete(*attacher_)) settle();
+    if (!failure_.empty()) settle();
+    if (!interfaces_->complete(*attacher_)) interfaces_->attach(*attacher_, *programs_);
     release_numbers();
 }
 

@@ -77,7 +77,8 @@ Surroundings Plane::Implementation::surroundings_of(const Subject& subject) {
 
 Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Resolution& resolution) {
     prepared.reset();
-    refused_.clear();
+    // What was refused is tried again with another snapshot, not whenever a name or a route moves: it takes seconds.
+    if (!current_ || current_->snapshot != snapshot) refused_.clear();
     Subject next{
         .snapshot = std::move(snapshot), .resolution = resolution, .assignments = {}, .sources = {}, .own = {}};
     const PacketSettings& settings = next.snapshot->settings.packet;

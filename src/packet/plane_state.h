@@ -69,7 +69,8 @@ class Plane::Implementation {
     void end();
 
     // --- turns ---
-    void follow_kernel(bool& changed);
+    void follow_kernel();
+    bool addresses_moved();
     void sweep(TimePoint now);
     void look_after(TimePoint now);
     void release_numbers();
@@ -106,6 +107,7 @@ class Plane::Implementation {
     Neighbours neighbours_;
     Sweeper sweeper_;
     TimePoint look_after_at_{};
+    bool network_moved_ = false;
     bool cleared_leftovers_ = false;
 };
 
