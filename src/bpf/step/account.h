@@ -71,7 +71,10 @@ inlined void count_in_flow(struct found* flow, enum flow_direction direction, __
 // RFC 793's states, as far as it takes to know when a flow is over. Without flags: UDP, or data.
 inlined enum flow_state next_state(enum flow_state state, enum flow_direction direction, bool tcp, __u8 flags) {
     if (!tcp) return direction == direction_down && state == flow_opening ? flow_established : state;
-    if (flags & tcp_rst) return direction == direction_up ? flow_client_reset : flow_endpoint_reset;
+    if (flags & tcp_rst) {
+        if (state == flow_closed) return state;  // a late packet found its connection gone: it had ended well
+        return direction == direction_up ? flow_client_reset : flow_endpoint_reset;
+    }
     if (flags & tcp_syn) {
         if (direction == direction_down) return state == flow_opening ? flow_answered : state;
         return state >= flow_closed ? flow_opening : state;  // the client begins anew on the same ports

@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""The packet plane over reloads, drains, kills and upgrades of its process, and over what happens to the network."""
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+
+import proxy
+from netns import CLIENT, CLIENT6, PROXY, PROXY6, SERVER, NamespacedProxy, inside, ip
+from packet_plane import VIP, PacketPlane, netns
+from peers import Echo, Exchange
+from proxy import address_of, eventually, service
+
+
+class Life(PacketPlane):
+    def test_killed_in_the_middle_of_sixteen_transfers(self):
+        server = self.serve(lambda: Exchange(host=SERVER))
+        web = service((SERVER, server.port), listen=f"{VIP}:80")
+        running = self.begin(web)
+        outcomes = {}
+
+        def work(identity):
+            outcomes[identity] = self.transfer(server, address_of(web), identity, 8_000_000, 8_000_000, piece_pause=0.02)
+
+        workers = [threading.Thread(target=work, args=(identity,)) for identity in range(16)]
+        for worker in workers:
+            worker.start()
+        eventually(lambda: running.service("web")["active_connections"] >= 16, "all transfers have begun")
+        running.signal(signal.SIGKILL)
+        running.wait()
+        self.assertIsNone(self.transfer(server, address_of(web), 100, 1000, 1000), "new flows while no process runs")
+        running.ended = None
+        running.start()
+        plane = running.json("/status")["packet_plane"]
+        self.assertTrue(plane["took_over"])
+        self.assertTrue(all(one["adopted"] for one in plane["interfaces"]))
+        for worker in workers:
+            worker.join(120)
+        self.assertEqual({identity: None for identity in range(16)}, outcomes)
+        eventually(lambda: running.service("web")["active_connections"] == 0, "the flows of the earlier process end", 20)
+
+    def test_an_endpoint_drains_and_its_flow_goes_on(self):
+        one, two = self.serve(lambda: Echo(host=SERVER)), self.serve(lambda: Echo(host=SERVER))
+        web = service((SERVER, one.port), (SERVER, two.port), listen=f"{VIP}:80")
+        running = self.begin(web)
+        kept = [self.dial(web) for _ in range(20)]
+        for client in kept:
+            self.assert_echo(client)
+        before = {endpoint["address"]: endpoint["active_connections"] for endpoint in running.service("web")["endpoints"]}
+        self.assertTrue(all(before.values()), before)
+        first = f"{SERVER}:{one.port}"
+        self.assertEqual(200, running.post(f"/api/v1/endpoints/{first}/drain").status)
+        more = [self.dial(web) for _ in range(20)]
+        for client in kept + more:
+            self.assert_echo(client)
+        after = {endpoint["address"]: endpoint for endpoint in running.service("web")["endpoints"]}
+        self.assertEqual(before[first], after[first]["active_connections"])
+        self.assertTrue(after[first]["draining"])
+        self.assertEqual(200, running.post(f"/api/v1/endpoints/{first}/undrain").status)
+        fresh = [self.dial(web) for _ in range(20)]
+        for client in fresh:
+            self.assert_echo(client)
+        eventually(lambda: running.service("web")["endpoints"][0]["active_connections"] > before[first], "it takes flows again")
+
+    def test_reloads_under_load_lose_nothing(self):
+        server, other = self.serve(lambda: Exchange(host=SERVER)), self.serve(lambda: Exchange(host=SERVER))
+        web = service((SERVER, server.port), listen=f"{VIP}:80")
+        second = service((SERVER, other.port), name="second", listen=f"{VIP}:81")
+        running = self.begin(web)
+        outcomes = {}
+
+        def work(identity):
+            outcomes[identity] = self.transfer(server, address_of(web), identity, 5_000_000, 5_000_000, piece_pause=0.02)
+
+        workers = [threading.Thread(target=work, args=(identity,)) for identity in range(8)]
+        for worker in workers:
+            worker.start()
+        for turn in range(6):
+            self.assertEqual("success", running.reload([web, second] if turn % 2 == 0 else [web]))
+        running.reload([web, second])
+        self.assertIsNone(self.transfer(other, address_of(second), 50, 1000, 1000))
+        for worker in workers:
+            worker.join(120)
+        self.assertEqual({identity: None for identity in range(8)}, outcomes)
+
+    def test_a_removed_service_ends_and_returns(self):
+        echo = self.serve(lambda: Echo(host=SERVER))
+        web = service((SERVER, echo.port), listen=f"{VIP}:80")
+        other = service((SERVER, echo.port), name="other", listen=f"{VIP}:81")
+        running = self.begin(web, other)
+        client = self.dial(web)
+        self.assert_echo(client)
+        running.reload([other])
+        client.settimeout(1)
+        client.send(b"lost")
+        with self.assertRaises(OSError):
+            client.recv(10)
+        eventually(lambda: running.service("web")["active_connections"] == 0
+                   if any(one["name"] == "web" for one in running.json("/api/v1/services")) else True, "its flows end", 15)
+        running.reload([web, other])
+        self.assert_echo(self.dial(web))
+
+    def test_replaced_by_a_new_binary(self):
+        proxy.become_subreaper()
+        echo = self.serve(lambda: Echo(host=SERVER))
+        web = service((SERVER, echo.port), listen=f"{VIP}:80")
+        running = self.begin(web)
+        kept = self.dial(web)
+        self.assert_echo(kept)
+        running.signal(signal.SIGUSR2)
+        taken = re.compile(r'"process":(\d+),"took_over":true')
+        eventually(lambda: taken.search(running.log(None)), lambda: "another process serves\n" + running.log(), 20)
+        running.adopt_successor(int(taken.search(running.log(None)).group(1)))
+        self.assertTrue(running.json("/status")["packet_plane"]["took_over"])
+        self.assert_echo(kept)
+        self.assert_echo(self.dial(web))
+        eventually(lambda: running.service("web")["active_connections"] >= 2, "both flows are its own")
+
+    def test_detach_leaves_nothing(self):
+        echo = self.serve(lambda: Echo(host=SERVER))
+        running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"))
+        with inside(self.middle):
+            refused = proxy.run("detach", "-c", running.config_file)
+        self.assertEqual(1, refused.returncode)
+        self.assertIn("running process", refused.stderr)
+        running.stop()
+        self.assertIn("xdp", netns(self.middle, "ip", "link", "show", "client0").stdout)
+        self.assertIn("detached from 2 interfaces", self.detach(running).stdout)
+        self.assertNotIn("xdp", netns(self.middle, "ip", "link", "show", "client0").stdout)
+        self.assertFalse(os.path.exists(self.pin))
+        self.assertIn("nothing was attached", self.detach(running).stdout)
+
+    
+
+    def test_an_interface_goes_and_returns(self):
+        echo = self.serve(lambda: Echo(host=SERVER))
+        web = service((SERVER, echo.port), listen=f"{VIP}:80")
+        running = self.begin(web)
+        self.assert_echo(self.dial(web))
+        ip("-n", self.client, "link", "del", "up0")
+        eventually(lambda: any("client0" in note for note in running.json("/status")["notes"]), "status names it")
+        self.link(self.client, "up0", f"{CLIENT}/24", f"{CLIENT6}/64", "client0", f"{PROXY}/24", f"{PROXY6}/64")
+        netns(self.client, "ethtool", "-K", "up0", "tx", "off", "gro", "on")
+        ip("-n", self.client, "route", "add", "default", "via", PROXY)
+        eventually(lambda: not any("client0" in note for note in running.json("/status")["notes"]), "it is attached again")
+        self.assert_echo(self.dial(web))
+
+    def test_a_route_changes(self):
+        echo = self.serve(lambda: Echo(host=SERVER))
+        web = service((SERVER, echo.port), listen=f"{VIP}:80", forwarding="dnat")
+        running = self.begin(web)
+        kept = self.dial(web)
+        self.assert_echo(kept)
+        ip("-n", self.middle, "link", "add", "second0", "type", "veth", "peer", "name", "up1", "netns", self.server)
+        for name, device in ((self.middle, "second0"), (self.server, "up1")):
+            ip("-n", name, "link", "set", device, "up")
+        netns(self.server, "ethtool", "-K", "up1", "tx", "off", "gro", "on")
+        ip("-n", self.middle, "address", "add", "10.93.3.1/24", "dev", "second0")
+        ip("-n", self.server, "address", "add", "10.93.3.2/24", "dev", "up1")
+        netns(self.server, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.up1.rp_filter=0")
+        ip("-n", self.middle, "route", "add", f"{SERVER}/32", "via", "10.93.3.2")
+        before = int(netns(self.middle, "cat", "/sys/class/net/second0/statistics/tx_packets").stdout)
+        time.sleep(0.3)
+        for _ in range(5):
+            self.assert_echo(kept)
+        after = int(netns(self.middle, "cat", "/sys/class/net/second0/statistics/tx_packets").stdout)
+        self.assertGreaterEqual(after - before, 5, running.log())
+
+    def test_auto_falls_back_to_sockets_and_says_why(self):
+        echo = self.serve(lambda: Echo(host=SERVER))
+        web = service((SERVER, echo.port), listen=f"{PROXY}:80")
+        strange = service((SERVER, echo.port), name="strange", listen=f"{PROXY}:81", proxy_protocol="v1")
+        running = self.begin(web, strange)
+        self.assertEqual(("packet", "stream"), tuple(running.service(name)["plane"] for name in ("web", "strange")))
+        self.assertIn("proxy_protocol", running.service("strange")["plane_reason"])
+        self.assert_echo(self.dial(web))
+        web["proxy_protocol"] = "v1"
+        running.reload([web, strange])
+        self.assertEqual("stream", running.service("web")["plane"])
+        self.assertNotIn("xdp", netns(self.middle, "ip", "link", "show", "client0").stdout, "nothing is left in the way")
+        with contextlib.suppress(KeyError):
+            del web["proxy_protocol"]
+        running.reload([web, strange])
+        self.assertEqual("packet", running.service("web")["plane"])
+        self.assert_echo(self.dial(web))
+
+    def test_what_cannot_be_is_refused_with_its_reason(self):
+        for keys, words in (({"listen": "0.0.0.0:80"}, "every address"),
+                            ({"listen": f"{VIP}:80", "proxy_protocol": "v2"}, "needs sockets"),
+                            ({"listen": f"{SERVER}:80", "endpoint": (SERVER, 80)}, "on this machine")):
+            with self.subTest(words):
+                target = keys.pop("endpoint", (SERVER, 80))
+                running = NamespacedProxy([service(target, plane="packet", **keys)],
+                                          settings={"packet": {"interfaces": ["client0"], "pin": self.pin, "max_flows": 1000}})
+                running.namespace = self.middle
+                running.start(wait=None)
+                self.addCleanup(running.remove)
+                self.assertEqual(1, running.wait())
+                self.assertIn(words, running.log())
+
+if __name__ == "__main__":
+    proxy.main()
