@@ -30,7 +30,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr Duration drain_check = milliseconds(20);
-constexpr Duration successor_patience = seconds(10);   // until it must be ready
+constexpr Duration successor_patience = seconds(30);   // until it must be ready; loading the packet plane takes some
 constexpr Duration predecessor_patience = seconds(3);  // until it has left the admin port
 constexpr Duration admin_retry = seconds(1);
 

@@ -218,7 +218,7 @@ std::vector<int> Plane::Implementation::descriptors() const {
 
 TimePoint Plane::Implementation::due() const {
     if (!programs_ || paused) return TimePoint::max();
-    return std::min({sweeper_.due(), look_after_at_, neighbours_.due()});
+    return std::min({flows_live_ ? sweeper_.due() : TimePoint::max(), look_after_at_, neighbours_.due()});
 }
 
 bool Plane::Implementation::turn() {
@@ -274,6 +274,7 @@ void Plane::Implementation::take_report(const abi::flow_report& report, std::vec
 }
 
 void Plane::Implementation::sweep(TimePoint now) {
+    if (!flows_live_) return;
     std::vector<flow::Record> ended;
     const auto swept =
         sweeper_.turn(*programs_, now, [&](const abi::flow_report& report) { take_report(report, ended, nullptr); });
@@ -292,15 +293,16 @@ void Plane::Implementation::look_after(TimePoint now) {
 // Those that rest and that no flow carries any more: their records go with the next plan. Of our own addresses it is
 // not counted who carries them; they rest until nobody carries any.
 void Plane::Implementation::release_numbers() {
-    bool released = false, flows = false;
+    bool released = false;
+    flows_live_ = false;
     for (const auto& [index, key] : indexes_.services.owners())
-        flows |= counts_.live_of_service(index) > 0;
+        flows_live_ |= counts_.live_of_service(index) > 0;
     for (const auto& [index, key] : indexes_.services.resting())
         if (counts_.live_of_service(index) == 0) released |= indexes_.services.release(index);
     for (const auto& [index, key] : indexes_.endpoints.resting())
         if (counts_.live_of_endpoint(index) == 0) released |= indexes_.endpoints.release(index);
     for (const auto& [index, address] : indexes_.sources.resting())
-        if (!flows) released |= indexes_.sources.release(index);
+        if (!flows_live_) released |= indexes_.sources.release(index);
     if (!released) return;
     ++written_;
     settle();

@@ -108,6 +108,7 @@ class Plane::Implementation {
     Sweeper sweeper_;
     TimePoint look_after_at_{};
     bool network_moved_ = false;
+    bool flows_live_ = true;  // at the last look, at most a second ago; without any there is nothing to sweep
     bool cleared_leftovers_ = false;
 };
 

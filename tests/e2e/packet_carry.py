@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """What the packet plane carries, in each forwarding mode and by each way of attaching, and what it refuses."""
 import collections
+import json
 import selectors
 import socket
+import subprocess
 import threading
 import time
 
@@ -112,6 +114,27 @@ class Carry(PacketPlane):
                 self.assertEqual(1, metrics.sum("marchproxy_flows", service="dns"))
                 running.stop()
                 self.detach(running)
+
+    @proxy.requires("iperf3")
+    def test_iperf3_both_ways(self):
+        services = [service((SERVER, 5201), name=name, protocol=name, listen=f"{VIP}:5201") for name in ("tcp", "udp")]
+        running = self.begin(*services)
+        with inside(self.server):
+            server = subprocess.Popen(["iperf3", "-s"], stdout=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.terminate)
+        time.sleep(0.3)
+        for options in ([], ["-R"], ["-P", "8"], ["-u", "-b", "100M"], ["-u", "-b", "100M", "-R"]):
+            with self.subTest(options):
+                result = json.loads(netns(self.client, "iperf3", "-J", "-t", "1", "-c", VIP, *options, check=False).stdout)
+                self.assertNotIn("error", result)
+                end = result["end"]
+                if "-u" in options:
+                    self.assertLess(end["sum"]["lost_percent"], 5)
+                else:
+                    self.assertGreater(end["sum_received"]["bits_per_second"], 50e6)
+        self.assertGreater(running.service("tcp")["received_bytes"], 10_000_000)
+        self.assertGreater(running.service("udp")["sent_bytes"], 1_000_000)
 
     def test_ping_and_an_address_in_the_clients_own_network(self):
         echo, echo6 = self.serve(lambda: Echo(host=SERVER)), self.serve(lambda: Echo(host=SERVER6))
