@@ -343,6 +343,7 @@ class Daemon::Implementation final : public admin::View {
         Snapshot& next = loaded.snapshot;
         name_what_needs_a_restart(next);
         next.settings.stream.workers = at_start_.settings.stream.workers;
+        next.settings.packet = at_start_.settings.packet;
         auto published = publisher_->publish(std::move(next));
         if (!published.ok()) return published;
         const SnapshotPointer running = board_.snapshot();

@@ -118,6 +118,18 @@ class Life(PacketPlane):
         self.assert_echo(self.dial(web))
         eventually(lambda: running.service("web")["active_connections"] >= 2, "both flows are its own")
 
+    def test_settings_that_wait_for_a_restart_do_not_disturb(self):
+        echo = self.serve(lambda: Echo(host=SERVER))
+        web = service((SERVER, echo.port), listen=f"{VIP}:80")
+        running = self.begin(web)
+        client = self.dial(web)
+        changed = {**running.settings["packet"], "pin": "/sys/fs/bpf/elsewhere", "interfaces": ["client0"], "max_flows": 1000}
+        self.assertEqual("success", running.reload(settings={"packet": changed}))
+        self.assertTrue(any("packet.pin" in note for note in running.json("/status")["notes"]))
+        self.assert_echo(client)
+        self.assert_echo(self.dial(web))
+        self.assertEqual("success", running.reload(settings={"packet": {**changed, "pin": self.pin}}))
+
     def test_detach_leaves_nothing(self):
         echo = self.serve(lambda: Echo(host=SERVER))
         running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"))
