@@ -49,19 +49,35 @@ struct Dissection {
     bool v6 = false;
     size_t network = 0, transport = 0, network_end = 0, transport_end = 0;
     uint8_t protocol = 0;
+    bool first = false, later = false;  // a part of a datagram: with the transport's header, or without
 
+    // `word`: as IPv4 has it. False: what a part cannot be (RFC 1858, RFC 3128).
+    bool is_part(unsigned word) {
+        later = word & 0x1fff;
+        first = !later && word & 0x2000;
+        return !later || protocol != tcp_protocol || (word & 0x1fff) * 8 >= 20;
+    }
     size_t hop_limit_at() const { return network + (v6 ? 7 : 8); }
     size_t addresses_at() const { return network + (v6 ? 8 : 12); }
     size_t addresses_size() const { return v6 ? 32 : 8; }
     size_t checksum_at() const { return transport + (protocol == tcp_protocol ? 16 : 6); }
 };
 
-// The transport's offset behind IPv6 extension headers, and its protocol; nothing for fragments and what is cut short.
+// The transport's offset behind IPv6 extension headers, and its protocol; false for what is cut short.
 inline bool skip_extensions(std::span<const uint8_t> f, Dissection& d) {
     d.protocol = f[d.network + 6];
     d.transport = d.network + 40;
-    for (int count = 0; count < 4 && (d.protocol == 0 || d.protocol == 43 || d.protocol == 60); ++count) {
+    const auto extends = [&d] { return d.protocol == 0 || d.protocol == 43 || d.protocol == 44 || d.protocol == 60; };
+    for (int count = 0; count < 5 && !d.later && extends(); ++count) {
         if (d.transport + 2 > d.network_end) return false;
+        if (d.protocol == 44) {
+            if (d.transport + 8 > d.network_end || d.first) return false;
+            const unsigned word = get16(f, d.transport + 2);
+            d.protocol = f[d.transport];
+            d.transport += 8;
+            if (!d.is_part(word >> 3 | (word & 1) << 13)) return false;
+            continue;
+        }
         if (d.protocol == 43 && (d.transport + 4 > d.network_end || f[d.transport + 3])) return false;  // not there yet
         d.protocol = f[d.transport];
         d.transport += 8 + f[d.transport + 1] * 8u;
@@ -87,13 +103,15 @@ inline std::optional<Dissection> dissect(std::span<const uint8_t> f) {
         d.transport = d.network + header;
         d.protocol = f[d.network + 9];
         if (header < 20 || d.transport > d.network_end || d.network_end > f.size()) return {};
-        if (get16(f, d.network + 6) & 0x3fff) return {};  // a fragment
+        if (!d.is_part(get16(f, d.network + 6))) return {};
     }
     const size_t room = d.network_end - d.transport;
     d.transport_end = d.network_end;
+    if (d.later) return d;
     if (d.protocol == udp_protocol) {
-        if (room < 8 || get16(f, d.transport + 4) < 8 || get16(f, d.transport + 4) > room) return {};
-        d.transport_end = d.transport + get16(f, d.transport + 4);
+        if (room < 8 || get16(f, d.transport + 4) < 8) return {};
+        if (!d.first && get16(f, d.transport + 4) > room) return {};
+        if (!d.first) d.transport_end = d.transport + get16(f, d.transport + 4);
     } else if (d.protocol == tcp_protocol) {
         if (room < 20 || (f[d.transport + 12] >> 4) * 4u < 20 || (f[d.transport + 12] >> 4) * 4u > room) return {};
     } else {
@@ -112,13 +130,13 @@ inline unsigned transport_residue(std::span<const uint8_t> f, const Dissection& 
     return ones_sum(f.subspan(d.transport, d.transport_end - d.transport), pseudo);
 }
 inline bool without_checksum(std::span<const uint8_t> f, const Dissection& d) {
-    return d.protocol == udp_protocol && get16(f, d.checksum_at()) == 0;
+    return d.later || (d.protocol == udp_protocol && get16(f, d.checksum_at()) == 0);
 }
 
 // Whether a strict receiver would take it.
 inline bool is_sound(std::span<const uint8_t> f) {
     const auto d = dissect(f);
-    return d && network_residue(f, *d) == 0 && (without_checksum(f, *d) || transport_residue(f, *d) == 0);
+    return d && network_residue(f, *d) == 0 && (d->first || without_checksum(f, *d) || transport_residue(f, *d) == 0);
 }
 
 inline void write_checksums(Bytes& f, bool transport = true) {
@@ -133,6 +151,7 @@ inline void write_checksums(Bytes& f, bool transport = true) {
         put16(f, d->network + 10, 0);
         write(d->network + 10, network_residue(f, *d));
     }
+    if (d->later) return;
     put16(f, d->checksum_at(), 0);
     if (transport) write(d->checksum_at(), transport_residue(f, *d));
 }
@@ -280,14 +299,20 @@ struct Icmp {
     bool v6;
     uint8_t type;
     uint32_t rest = 0;  // of the header
+    uint8_t code = 0;
 };
 inline Bytes icmp_message(const Frame& frame, const Icmp& icmp) {
     Bytes bytes = frame.udp(0, 0);
     const auto d = dissect(bytes);
     const uint8_t number = icmp.v6 ? 58 : 1;
-    bytes[d->network + (icmp.v6 ? 6 : 9)] = number;
     const size_t at = d->transport, size = d->network_end - at;
+    size_t named = d->network + (icmp.v6 ? 6 : 9);  // where the last header before it says what it is
+    if (icmp.v6)
+        for (size_t next = d->network + 40; next < at; next += 8 + bytes[next + 1] * 8u)
+            named = next;
+    bytes[named] = number;
     bytes[at] = icmp.type;
+    bytes[at + 1] = icmp.code;
     put16(bytes, at + 2, 0);
     put16(bytes, at + 4, icmp.rest >> 16);
     put16(bytes, at + 6, icmp.rest);
@@ -299,6 +324,46 @@ inline Bytes icmp_message(const Frame& frame, const Icmp& icmp) {
     put16(bytes, d->network + 10, 0);
     put16(bytes, d->network + 10, 0xffff - network_residue(bytes, *d));
     return bytes;
+}
+
+// What a router quotes of a frame, the first bytes from the network header on, as a payload.
+inline std::string quote(const Bytes& frame, size_t size = 2000) {
+    const auto d = dissect(frame);
+    const auto begin = frame.begin() + static_cast<long>(d->network);
+    return {begin, begin + static_cast<long>(std::min(size, d->network_end - d->network))};
+}
+
+// A datagram in parts: its data cut at these places, multiples of 8. Checksums are those of the whole.
+inline std::vector<Bytes> parts(const Bytes& whole, std::vector<size_t> cuts, uint32_t identification = 0x1234) {
+    const auto d = *dissect(whole);
+    const auto from = [&whole](size_t at) { return whole.begin() + static_cast<long>(at); };
+    cuts.insert(cuts.begin(), 0);
+    cuts.push_back(d.network_end - d.transport);
+    std::vector<Bytes> out;
+    for (size_t i = 0; i + 1 < cuts.size(); ++i) {
+        const size_t size = cuts[i + 1] - cuts[i];
+        const unsigned more = i + 2 < cuts.size();
+        Bytes part(whole.begin(), from(d.transport));
+        if (d.v6) {
+            part[d.network + 6] = 44;
+            put16(part, d.network + 4, static_cast<unsigned>(8 + d.transport - d.network - 40 + size));
+            const size_t at = part.size();
+            part.resize(at + 8);
+            part[at] = d.protocol;
+            put16(part, at + 2, static_cast<unsigned>(cuts[i] | more));
+            put16(part, at + 4, identification >> 16);
+            put16(part, at + 6, identification);
+        } else {
+            put16(part, d.network + 2, static_cast<unsigned>(d.transport - d.network + size));
+            put16(part, d.network + 4, identification);
+            put16(part, d.network + 6, static_cast<unsigned>(cuts[i] / 8 | more << 13));
+            put16(part, d.network + 10, 0);
+            put16(part, d.network + 10, 0xffff - ones_sum(std::span(part).subspan(d.network)));
+        }
+        part.insert(part.end(), from(d.transport + cuts[i]), from(d.transport + cuts[i + 1]));
+        out.push_back(std::move(part));
+    }
+    return out;
 }
 
 }  // namespace marchproxy::packet::testing

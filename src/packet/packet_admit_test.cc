@@ -40,6 +40,8 @@ TEST_P(Admit, TheLongestPrefixDecides) {
     drops("denied", udp("11.0.7.1"), nat_udp, abi::packet_verdict_access_denied);
     enters("allowed among the denied", udp("11.0.7.7"));
     drops("not covered", udp("11.1.0.1"), nat_udp, abi::packet_verdict_access_denied);
+    drops("denied, who is not told of its hop limit", udp("11.0.7.1").ttl(1), nat_udp,
+          abi::packet_verdict_access_denied);
     enters("allowed, IPv6", udp6("2001:db8:c::1"));
     drops("denied, IPv6", udp6("2001:db8:c::bad"), nat_udp6, abi::packet_verdict_access_denied);
     drops("not covered, IPv6", udp6("2001:db8:d::1"), nat_udp6, abi::packet_verdict_access_denied);
@@ -98,10 +100,7 @@ TEST_P(Admit, AnEndpointOutOfUseEndsItsFlows) {
     enters("back in use", udp(client));
 }
 
-TEST_P(Admit, HopLimitAndRoutesEndPackets) {
-    drops("TTL 1", udp(client).ttl(1), nat_udp, abi::packet_verdict_hop_limit);
-    drops("TTL 0", udp(client).ttl(0), nat_udp, abi::packet_verdict_hop_limit);
-    drops("hop limit 1", udp6(client6).ttl(1), nat_udp6, abi::packet_verdict_hop_limit);
+TEST_P(Admit, TheLastHopAndRoutesEndPackets) {
     goes_up("TTL 2", udp(client).ttl(2), eth().ipv4(source, "10.1.0.1").ttl(1).udp(5000, 8080));
     ASSERT_EQ(std::system("ip route add blackhole 11.0.66.0/24"), 0);
     run_alone(udp("11.0.66.1", 5005));

@@ -15,6 +15,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -109,24 +110,33 @@ class Plane : public ::testing::TestWithParam<Hook> {
         forget_next_hops(capacity);
         chunks_of(*programs, "client_flows").clear();
         chunks_of(*programs, "endpoint_flows").clear();
-        std::vector<abi::directory_entry> entries;
+        forget_fragments();
+        forget_tells();
         for (uint32_t i = 1; i < place_count; ++i) {
             set_endpoint(i, abi::endpoint_in_use | abi::endpoint_takes);
             const uint32_t slot[] = {i};
             expect(programs->set_ring(i, slot));
             expect(programs->set_service(i, service(i)));
-            entries.push_back(
-                {address_of(places[i].service), htons(service_port), places[i].protocol, abi::directory_service, i});
-            entries.push_back(
-                {address_of(places[i].endpoint), htons(endpoint_port), places[i].protocol, abi::directory_endpoint, i});
         }
-        entries.push_back({address_of(source), 0, 0, abi::directory_source, 1});
-        entries.push_back({address_of(source6), 0, 0, abi::directory_source, 2});
         expect(programs->set_source(1, address_of(source)));
         expect(programs->set_source(2, address_of(source6)));
-        const auto directory = build_directory(entries);
+        const auto directory = build_directory(entries());
         ASSERT_TRUE(directory.ok());
         expect(programs->set_directory(**directory));
+    }
+
+    // The services' addresses are the machine's own here; where they are not, `hosts` says so.
+    static std::vector<abi::directory_entry> entries(bool hosts = false) {
+        std::vector<abi::directory_entry> made;
+        for (uint32_t i = 1; i < place_count; ++i) {
+            const abi::address service = address_of(places[i].service), endpoint = address_of(places[i].endpoint);
+            made.push_back({service, htons(service_port), places[i].protocol, abi::directory_service, i});
+            made.push_back({endpoint, htons(endpoint_port), places[i].protocol, abi::directory_endpoint, i});
+            if (hosts && places[i].protocol == udp_protocol) made.push_back({service, 0, 0, abi::directory_host, i});
+        }
+        made.push_back({address_of(source), 0, 0, abi::directory_source, 1});
+        made.push_back({address_of(source6), 0, 0, abi::directory_source, 2});
+        return made;
     }
 
     static abi::packet_service service(uint32_t index) {
@@ -143,6 +153,18 @@ class Plane : public ::testing::TestWithParam<Hook> {
         const std::vector<abi::next_hop> none(static_cast<size_t>(libbpf_num_possible_cpus()));
         for (uint32_t slot = 0; slot < capacity.endpoints + abi::client_hops; ++slot)
             ASSERT_EQ(bpf_map_update_elem(programs->map("next_hops"), &slot, none.data(), BPF_ANY), 0);
+    }
+    static void forget_fragments() {
+        const int map = programs->map("fragments");
+        std::array<uint8_t, 40> key{};
+        while (bpf_map_get_next_key(map, nullptr, key.data()) == 0)
+            bpf_map_delete_elem(map, key.data());
+    }
+    // How many senders were told what became of their packets.
+    static void forget_tells() {
+        const std::vector<uint64_t> none(static_cast<size_t>(libbpf_num_possible_cpus()));
+        const uint32_t zero = 0;
+        ASSERT_EQ(bpf_map_update_elem(programs->map("tells"), &zero, none.data(), BPF_ANY), 0);
     }
     static std::vector<abi::neighbour_report> take_neighbours() {
         std::vector<abi::neighbour_report> reports;
@@ -182,6 +204,7 @@ class Plane : public ::testing::TestWithParam<Hook> {
         xdp_md at_xdp{.data_end = static_cast<uint32_t>(frame.size()), .ingress_ifindex = index};
         __sk_buff at_tc{};
         at_tc.ingress_ifindex = at_tc.ifindex = index;
+        at_tc.gso_size = gso_size;
         const bool xdp = GetParam() == Hook::xdp;
         options.ctx_in = xdp ? static_cast<void*>(&at_xdp) : &at_tc;
         options.ctx_size_in = xdp ? sizeof at_xdp : sizeof at_tc;
@@ -216,9 +239,18 @@ class Plane : public ::testing::TestWithParam<Hook> {
         goes(row, frame, "back", expected.from(front_mac, front_gateway));
     }
 
+    void goes(const char* row, const Bytes& frame, const char* interface, const Bytes& expected) {
+        const Outcome outcome = run(frame, interface);
+        EXPECT_STREQ(name_of(outcome.went), "sent") << row;
+        EXPECT_EQ(hex(outcome.frame), hex(expected)) << row;
+        EXPECT_EQ(is_sound(outcome.frame), is_sound(frame)) << row;
+        EXPECT_TRUE(outcome.refusals.empty()) << row;
+    }
+
     static constexpr Capacity small{
         .flows = 1, .services = 16, .endpoints = 16, .ring_slots = 64, .report_bytes = 1 << 14};
     static inline std::optional<Programs> programs;
+    uint32_t gso_size = 0;  // at TC, of the next frames
 
   private:
     static Went went(uint32_t code) {
@@ -228,13 +260,6 @@ class Plane : public ::testing::TestWithParam<Hook> {
                    : code == XDP_REDIRECT ? Went::sent
                                           : Went::dropped;
         return code == TC_ACT_SHOT ? Went::dropped : code == TC_ACT_REDIRECT ? Went::sent : Went::passed;
-    }
-    void goes(const char* row, const Bytes& frame, const char* interface, const Bytes& expected) {
-        const Outcome outcome = run(frame, interface);
-        EXPECT_STREQ(name_of(outcome.went), "sent") << row;
-        EXPECT_EQ(hex(outcome.frame), hex(expected)) << row;
-        EXPECT_EQ(is_sound(outcome.frame), is_sound(frame)) << row;
-        EXPECT_TRUE(outcome.refusals.empty()) << row;
     }
     std::vector<uint64_t> refusals() const {
         std::vector<uint64_t> all;

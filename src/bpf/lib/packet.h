@@ -3,14 +3,21 @@
 
 #include "bpf/lib/cursor.h"
 
+enum fragment {
+    fragment_none,
+    fragment_first,  // the datagram's begin, its transport header whole
+    fragment_later,
+};
+
 enum parsed {
-    parsed_flow,  // TCP or UDP with ports
-    parsed_echo,  // ICMP or ICMPv6 echo request
+    parsed_flow,        // TCP or UDP with ports
+    parsed_echo,        // ICMP or ICMPv6 echo request
+    parsed_icmp_error,  // ICMP or ICMPv6, about another packet
     parsed_arp,
     parsed_solicitation,  // of a neighbour: IPv6's ARP
     parsed_other,         // nothing the packet plane takes: let it pass
     parsed_malformed,     // a header that contradicts itself or is cut short
-    parsed_fragment,      // IPv4 or IPv6, not the whole datagram
+    parsed_fragment,      // a later part of a datagram, whose first has the ports
 };
 
 // No pointers into the frame: what is between the first and the last step is verified on its own, for any packet.
@@ -21,8 +28,10 @@ struct packet {
     __u8 tcp_flags;  // tcp_fin | …
     __u8 hop_limit;
     bool v6;
-    __u32 length;  // from the IP header on
-    __u32 room;    // what the frame has from the IP header on, of which the cursor may see the beginning only
+    __u8 fragment;         // enum fragment
+    __u32 identification;  // of the datagram that it is a part of
+    __u32 length;          // from the IP header on
+    __u32 room;            // what the frame has from the IP header on, of which the cursor may see the beginning only
     __u16 network, transport;  // where in the frame the headers begin
 };
 
@@ -47,6 +56,22 @@ inlined __be16 parse_ethernet(struct cursor* c) {
     return protocol;
 }
 
+// `offset` in 8 bytes. A part that would overwrite some of the TCP header before it may be taken for another one's when
+// it is put together behind a filter (RFC 1858, RFC 3128); nobody makes one in earnest.
+inlined enum parsed parse_fragment(struct packet* p, __u32 identification, __u32 offset, bool more) {
+    if (!offset && !more) return parsed_flow;  // RFC 6946: all of it
+    p->identification = identification;
+    p->fragment = offset ? fragment_later : fragment_first;
+    if (!offset) return parsed_flow;
+    return p->protocol == IPPROTO_TCP && offset * 8 < sizeof(struct tcphdr) ? parsed_malformed : parsed_fragment;
+}
+
+enum { fragment_offset_4 = 0x1fff, more_fragments_4 = 0x2000, more_fragments_6 = 1 };
+inlined enum parsed parse_fragment_4(struct packet* p, const struct iphdr* ip) {
+    const __u16 word = bpf_ntohs(ip->frag_off);
+    return parse_fragment(p, bpf_ntohs(ip->id), word & fragment_offset_4, word & more_fragments_4);
+}
+
 // RFC 791. The total length must hold the header and lie within the frame; what follows it is padding.
 inlined enum parsed parse_ipv4(struct cursor* c, struct packet* p) {
     struct iphdr* ip = TAKE(c, struct iphdr);
@@ -59,13 +84,18 @@ inlined enum parsed parse_ipv4(struct cursor* c, struct packet* p) {
     p->hop_limit = ip->ttl;
     p->source = mapped(ip->saddr);
     p->destination = mapped(ip->daddr);
-    return ip->frag_off & bpf_htons(0x3fff) ? parsed_fragment : parsed_flow;
+    return parse_fragment_4(p, ip);
 }
 
 struct ipv6_extension {
     __u8 next, length;         // in 8 bytes, this not counted
     __u8 type, segments_left;  // of a routing header
     __u8 more[4];
+};
+struct ipv6_fragment {
+    __u8 next, reserved;
+    __be16 offset;  // 13 bits, in 8 bytes; the last bit: more follow
+    __be32 identification;
 };
 
 inlined struct address address_of(const struct in6_addr* a) {
@@ -82,9 +112,36 @@ inlined void write_address(struct in6_addr* at, const struct address* a) {
     w[3] = (__u32)(a->word[1] >> 32);
 }
 
-// RFC 8200. Hop-by-hop options, routing and destination options are passed over (4.1 has each at most once, destination
-// options twice). Not ours is what has a routing header and is not at its end: its checksum is for another destination
-// (8.1). Nor are IPv4 addresses written as IPv6: on the wire they stand for nothing (RFC 4291, 2.5.5.2), and further on
+// RFC 8200. Hop-by-hop options, routing, fragment and destination options are passed over (4.1 has each at most once,
+// destination options twice). Not ours is what has a routing header and is not at its end: its checksum is for another
+// destination (8.1). Behind the fragment header of a later part there are no headers.
+inlined enum parsed parse_extensions(struct cursor* c, struct packet* p, __u8 next) {
+#pragma unroll
+    for (int i = 0; i < 5; ++i) {
+        p->protocol = next;
+        if (next == IPPROTO_FRAGMENT) {
+            struct ipv6_fragment* part = TAKE(c, struct ipv6_fragment);
+            if (!part) return parsed_malformed;
+            if (p->fragment) return parsed_other;
+            const __u16 word = bpf_ntohs(part->offset);
+            p->protocol = next = part->next;
+            const enum parsed what = parse_fragment(p, part->identification, word >> 3, word & more_fragments_6);
+            if (what != parsed_flow) return what;
+            continue;
+        }
+        if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS) return parsed_flow;
+        struct ipv6_extension* extension = TAKE(c, struct ipv6_extension);
+        if (!extension) return parsed_malformed;
+        if (next == IPPROTO_ROUTING && extension->segments_left) return parsed_other;
+        const __u64 rest = (__u64)extension->length * 8;
+        next = extension->next;
+        if (!take(c, rest)) return parsed_malformed;
+    }
+    p->protocol = next;
+    return parsed_flow;
+}
+
+// Not ours are IPv4 addresses written as IPv6: on the wire they stand for nothing (RFC 4291, 2.5.5.2), and further on
 // they would be taken for IPv4 and pass by its access lists.
 inlined enum parsed parse_ipv6(struct cursor* c, struct packet* p) {
     struct ipv6hdr* ip = TAKE(c, struct ipv6hdr);
@@ -96,19 +153,7 @@ inlined enum parsed parse_ipv6(struct cursor* c, struct packet* p) {
     p->source = address_of(&ip->saddr);
     p->destination = address_of(&ip->daddr);
     if (is_mapped(&p->source) || is_mapped(&p->destination)) return parsed_other;
-    __u8 next = ip->nexthdr;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS) break;
-        struct ipv6_extension* extension = TAKE(c, struct ipv6_extension);
-        if (!extension) return parsed_malformed;
-        if (next == IPPROTO_ROUTING && extension->segments_left) return parsed_other;
-        const __u64 rest = (__u64)extension->length * 8;
-        next = extension->next;
-        if (!take(c, rest)) return parsed_malformed;
-    }
-    p->protocol = next;
-    return next == IPPROTO_FRAGMENT ? parsed_fragment : parsed_flow;
+    return parse_extensions(c, p, ip->nexthdr);
 }
 
 // RFC 792, RFC 4443: type, code and checksum are where both have them.
@@ -120,15 +165,28 @@ struct icmp_header {
 enum { icmp4_echo_request = 8, icmp4_echo_reply = 0, icmp6_echo_request = 128, icmp6_echo_reply = 129 };
 enum { icmp6_solicitation = 135, icmp6_advertisement = 136 };  // RFC 4861, of neighbours
 
+enum { icmp4_unreachable = 3, icmp4_time_exceeded = 11, icmp4_parameter_problem = 12, icmp4_fragmentation_needed = 4 };
+enum { icmp6_too_big = 2, icmp6_time_exceeded = 3, icmp6_last_error = 4 };
+
+// Those about a packet that was sent: a redirect is for its router's neighbours alone, and nobody heeds a source quench
+// (RFC 6633).
+inlined bool is_icmp_error(__u8 type, bool v6) {
+    if (v6) return type && type <= icmp6_last_error;
+    return type == icmp4_unreachable || type == icmp4_time_exceeded || type == icmp4_parameter_problem;
+}
+
 inlined enum parsed parse_icmp(struct cursor* c, const struct packet* p, __u32 room) {
     const struct icmp_header* icmp = TAKE(c, struct icmp_header);
     if (!icmp || room < sizeof(*icmp)) return parsed_malformed;
+    if (p->fragment) return parsed_other;
+    if (is_icmp_error(icmp->type, p->v6)) return parsed_icmp_error;
     if (icmp->code) return parsed_other;
     if (icmp->type == (p->v6 ? icmp6_echo_request : icmp4_echo_request)) return parsed_echo;
     return p->v6 && icmp->type == icmp6_solicitation ? parsed_solicitation : parsed_other;
 }
 
-// Its header, and with UDP all of it, must lie within the network's total length.
+// Its header, and with UDP all of it, must lie within the network's total length; of a datagram in parts, the header
+// within the first.
 inlined enum parsed parse_transport(struct cursor* c, struct packet* p) {
     const __u32 before = p->transport - p->network;
     if (before > p->length) return parsed_malformed;
@@ -137,7 +195,7 @@ inlined enum parsed parse_transport(struct cursor* c, struct packet* p) {
         struct udphdr* udp = TAKE(c, struct udphdr);
         if (!udp) return parsed_malformed;
         const __u32 length = bpf_ntohs(udp->len);
-        if (length < sizeof(*udp) || length > room) return parsed_malformed;
+        if (length < sizeof(*udp) || room < sizeof(*udp) || (length > room && !p->fragment)) return parsed_malformed;
         p->source_port_be = udp->source;
         p->destination_port_be = udp->dest;
         p->tcp_flags = 0;
@@ -170,5 +228,8 @@ inlined enum parsed parse(struct cursor c, __u32 size, struct packet* p) {
         what = parsed_arp;
     }
     p->transport = c.at - begin;
-    return what == parsed_flow ? parse_transport(&c, p) : what;
+    if (what == parsed_flow) return parse_transport(&c, p);
+    // IPv6's headers are all taken from the frame; they must lie within the payload.
+    if (what == parsed_fragment && p->transport - p->network > p->length) return parsed_malformed;
+    return what;
 }

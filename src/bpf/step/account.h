@@ -106,11 +106,18 @@ inlined void follow_client(struct found* flow, const struct packet* p) {
     if (tcp) advance(flow->cell, direction_up, tcp, p->tcp_flags);
 }
 
+// Of the flow whose endpoint's direction has this target. 0: it is gone. A function of its own, for the verifier's
+// sake.
+__noinline int advance_client(__u64 target, const struct packet* p) {
+    struct flow_cell* client = p ? client_cell_of(target, p->v6) : 0;
+    if (!client) return 0;
+    advance(client, direction_down, p->protocol == IPPROTO_TCP, p->tcp_flags);
+    return 1;
+}
+
 // The client's cell holds the state of both directions; an endpoint's packet goes there only when it may change it.
 inlined void follow_endpoint(struct found* flow, const struct packet* p) {
     if (likely(!(p->tcp_flags & (tcp_syn | tcp_fin | tcp_rst)) && flow->target & flow_target_answered)) return;
-    struct flow_cell* client = client_cell_of(flow->target, p->v6);
-    if (!client) return;
-    advance(client, direction_down, p->protocol == IPPROTO_TCP, p->tcp_flags);
-    if (!(flow->target & flow_target_answered)) __sync_fetch_and_or(&flow->cell->target, flow_target_answered);
+    if (advance_client(flow->target, p) && !(flow->target & flow_target_answered))
+        __sync_fetch_and_or(&flow->cell->target, flow_target_answered);
 }

@@ -1,0 +1,127 @@
+// decide: the first three steps together. Who it is, and what it is to become; no access to the frame.
+#pragma once
+
+#include "bpf/step/account.h"
+#include "bpf/step/admit.h"
+#include "bpf/step/choose.h"
+#include "bpf/step/classify.h"
+#include "bpf/step/forward.h"
+
+enum decided { decided_pass, decided_drop, decided_forward, decided_begin };
+
+struct decision {
+    struct rewriting to;
+    __u32 service, endpoint;
+    enum flow_direction direction;
+    enum packet_verdict why;  // of decided_drop
+};
+
+inlined int drop(struct decision* d, enum packet_verdict why) {
+    d->why = why;
+    return decided_drop;
+}
+
+// What a client's packet becomes.
+inlined int towards(const struct packet_service* service, const struct packet* p, const struct chosen* chosen,
+                    struct decision* d) {
+    if (!chosen->endpoint) return drop(d, chosen->why);
+    const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &chosen->endpoint);
+    if (!endpoint || !(endpoint->flags & endpoint_in_use)) return drop(d, packet_verdict_no_endpoint);
+    d->endpoint = chosen->endpoint;
+    d->direction = direction_up;
+    d->to.destination = endpoint->address;
+    d->to.destination_port_be = endpoint->port_be;
+    d->to.source = p->source;
+    d->to.source_port_be = p->source_port_be;
+    if (service->forwarding != forwarding_nat) return decided_forward;
+    const struct address* source = bpf_map_lookup_elem(&source_addresses, &chosen->source);
+    if (!source) return drop(d, packet_verdict_internal_error);
+    d->to.source = *source;
+    d->to.source_port_be = bpf_htons(chosen->port);
+    return decided_forward;
+}
+
+inlined int from_client(const struct packet* p, const struct classified* class, struct decision* d) {
+    const __u32 index = d->service = class->service;
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
+    if (!service) return decided_pass;
+    if (!may_enter(service, index, p)) return drop(d, packet_verdict_access_denied);
+    if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);  // the sender is told; who is denied hears nothing
+    struct chosen chosen = {0};
+    if (likely(choose_by_flow(index, p, &chosen))) return towards(service, p, &chosen, d);
+    if (!begins_flow(service, p)) return drop(d, packet_verdict_no_flow);
+    const int why = may_begin(service, index);
+    return why == admitted ? decided_begin : drop(d, why);
+}
+
+__noinline int begin(const struct packet* p, struct decision* d) {
+    if (!p || !d) return decided_pass;
+    const __u32 index = d->service;
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
+    if (!service) return decided_pass;
+    const struct chosen chosen = begin_flow(service, index, p);
+    return towards(service, p, &chosen, d);
+}
+
+// Whose flow an endpoint's packet belongs to, and what it becomes. False: the machine's own traffic with it.
+inlined bool back_to_client(const struct packet* p, const struct classified* class, struct found* flow,
+                            struct decision* d) {
+    __u64 identity;
+    if (class->source) {
+        identity = identity_of_endpoint(class->endpoint, class->source, bpf_ntohs(p->destination_port_be));
+    } else {
+        const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &class->endpoint);
+        if (!endpoint || !endpoint->dnat_service) return false;
+        identity = identity_of_client(&p->destination, p->destination_port_be, endpoint->dnat_service, p->v6);
+    }
+    *flow = find_flow(&endpoint_flows, identity);
+    struct flow_client to;
+    if (!flow->cell || !read_client(flow->target, p->v6, (__u32)flow->target, &to)) return false;
+    if (!class->source && !same_address(&to.address, &p->destination)) return false;
+    const __u32 index = to.service;
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
+    if (!service) return false;
+    d->service = index;
+    d->endpoint = class->endpoint;
+    d->direction = direction_down;
+    d->to.source = service->address;
+    d->to.source_port_be = service->port_be;
+    d->to.destination = to.address;
+    d->to.destination_port_be = to.port_be;
+    return true;
+}
+
+inlined int from_endpoint(const struct packet* p, const struct classified* class, struct decision* d) {
+    struct found flow;
+    if (!back_to_client(p, class, &flow, d)) return decided_pass;
+    if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);
+    follow_endpoint(&flow, p);
+    count_in_flow(&flow, direction_down, p->length);
+    return decided_forward;
+}
+
+__noinline int decide(const struct packet* p, struct decision* d) {
+    if (!p || !d) return decided_pass;
+    const struct classified class = classify(p);
+    if (class.is == class_client) return from_client(p, &class, d);
+    if (class.is == class_endpoint) return from_endpoint(p, &class, d);
+    return decided_pass;
+}
+
+// What a packet would become that belongs to a flow already; without following it or counting in it.
+__noinline int decide_as_if(const struct packet* p, struct decision* d) {
+    if (!p || !d) return decided_pass;
+    const struct classified class = classify(p);
+    struct found flow;
+    if (class.is == class_endpoint) return back_to_client(p, &class, &flow, d) ? decided_forward : decided_pass;
+    if (class.is != class_client) return decided_pass;
+    const __u32 index = d->service = class.service;
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
+    if (!service) return decided_pass;
+    flow = flow_of_client(p, index);
+    if (!flow.cell) return decided_pass;
+    if (!may_enter(service, index, p)) return drop(d, packet_verdict_access_denied);
+    struct chosen chosen = {0};
+    read_target(flow.target, &chosen);
+    return towards(service, p, &chosen, d);
+}

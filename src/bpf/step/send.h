@@ -1,0 +1,43 @@
+// send: what was decided of a packet is carried out.
+#pragma once
+
+#include "bpf/step/decide.h"
+#include "bpf/step/tell_sender.h"
+
+enum { way_known = -1, way_by_kernel = -2 };  // no verdicts
+
+// The next hop of a packet that becomes what `d` says. Else the verdict why there is none; at TC the kernel may have
+// been told to send the packet when it knows a neighbour.
+inlined int find_way(void* context, enum hook hook, const struct packet* p, const struct decision* d,
+                     struct next_hop** hop) {
+    const __u32 slot = d->direction == direction_up ? d->endpoint : hop_slot_of_client(&d->to.destination);
+    *hop = bpf_map_lookup_elem(&next_hops, &slot);
+    if (!*hop) return packet_verdict_internal_error;
+    const enum hop_state state = next_hop_to(context, hook, p, &d->to, *hop);
+    if (state == hop_known) return way_known;
+    if (state == hop_none) return packet_verdict_no_route;
+    return hook == hook_tc ? (int)way_by_kernel : packet_verdict_no_neighbour;
+}
+
+// Whether it is more than the next link takes. At TC the kernel cuts what it has put together itself. RFC 1812 would
+// have a router cut an IPv4 packet that may be: that cannot be done here, and the sender is told as if it might not be,
+// which is more than it would learn from the link.
+inlined bool is_too_large(void* context, enum hook hook, const struct packet* p, const struct next_hop* hop) {
+    return unlikely(p->length > hop->mtu) && !(hook == hook_tc && ((struct __sk_buff*)context)->gso_size);
+}
+
+// Nothing is written before it is known that the packet can go.
+inlined enum outcome forward(void* context, enum hook hook, struct cursor frame, const struct packet* p,
+                             const struct decision* d) {
+    struct next_hop* hop;
+    const int way = find_way(context, hook, p, d, &hop);
+    if (unlikely(way >= 0)) return refuse(d->service, way);
+    if (way == way_known && is_too_large(context, hook, p, hop))
+        return refuse_and_tell(context, hook, p, d, packet_verdict_oversized, hop->mtu);
+    __u64 difference;
+    if (!rewrite_network(frame, p, &d->to, &difference)) return refuse(d->service, packet_verdict_internal_error);
+    if (likely(p->fragment != fragment_later) && !rewrite_transport(context, hook, frame, p, &d->to, difference))
+        return refuse(d->service, packet_verdict_internal_error);
+    count_packet(d->service, d->endpoint, d->direction, p->length);
+    return way == way_known ? send(context, hook, hop) : outcome_redirect;
+}

@@ -1,0 +1,149 @@
+// What a router tells whoever sent a packet that it could not send on: that the hop limit was over (RFC 1812 5.3.1, RFC
+// 4443 3.3), so that traceroute shows the proxy; or that the packet is larger than the next link takes (RFC 1191, RFC
+// 8201), so that the sender sends smaller ones. Dropped and counted it is all the same.
+//
+// At XDP only. At TC a packet may wait for its checksum (CHECKSUM_PARTIAL): the kernel would write it into the middle
+// of what is quoted, behind our back, and no helper tells it not to. There the sender is told nothing.
+#pragma once
+
+#include "bpf/lib/checksum.h"
+#include "bpf/step/decide.h"
+
+enum {
+    quoted_at_most_4 = 576,   // RFC 1812 4.3.2.3: of the whole answer
+    quoted_at_most_6 = 1280,  // RFC 4443 2.4 (c)
+    quote_chunk = 64,
+    tells_at_once = 50,  // as the kernel's own icmp_msgs_burst
+};
+#define nanoseconds_a_tell 1000000ULL  // RFC 1812 4.3.2.8: 1,000 a second and CPU
+
+PER_CPU_ARRAY_OF(tells, __u64, 1);  // when the next is due, were all sent at this rate
+
+inlined bool may_tell(void) {
+    const __u32 zero = 0;
+    __u64* due = bpf_map_lookup_elem(&tells, &zero);
+    const __u64 now = bpf_ktime_get_ns();
+    if (!due || *due > now + (tells_at_once - 1) * nanoseconds_a_tell) return false;
+    *due = (*due > now ? *due : now) + nanoseconds_a_tell;
+    return true;
+}
+
+// RFC 1812 4.3.2.7, RFC 4443 2.4 (e): nobody is told who is not one, or to whom the packet was not alone.
+inlined bool is_one(const struct address* a, bool v6) {
+    const __u8 first = v6 ? (__u8)a->word[0] : (__u8)unmapped(a);
+    return v6 ? first != 0xff && (a->word[0] || a->word[1]) : first && first < 224;
+}
+
+struct told_4 {
+    struct iphdr ip;
+    struct icmp_header icmp;
+};
+struct told_6 {
+    struct ipv6hdr ip;
+    struct icmp_header icmp;
+} __attribute__((packed, aligned(4)));
+enum { precedence_internetwork_control = 0xc0 };  // RFC 1812 4.3.2.5
+
+// The sum of the packet's first bytes, by chunks of them.
+struct summing {
+    struct xdp_md* context;
+    __u32 at, left;
+    __u32 sum;
+    bool failed;
+};
+static long sum_chunk(__u32 i, void* summing) {
+    struct summing* s = summing;
+    __be32 chunk[quote_chunk / 4] = {0};
+    __u32 part = s->left < quote_chunk ? s->left : quote_chunk;
+    bounded(part);
+    if (part < 1) return 1;
+    bounded(part);  // both bounds of the very same value, for the verifier
+    if (part > quote_chunk) return 1;
+    if (bpf_xdp_load_bytes(s->context, s->at, chunk, part) != 0) s->failed = true;
+    s->sum = (__u32)bpf_csum_diff(0, 0, chunk, sizeof(chunk), s->sum);
+    s->left -= part;
+    s->at += part;
+    return 0;
+}
+inlined bool sum_of_packet(struct xdp_md* context, const struct packet* p, __u32 size, __u64* sum) {
+    struct summing s = {.context = context, .at = p->network, .left = size};
+    bpf_loop(quoted_at_most_6 / quote_chunk, sum_chunk, &s, 0);
+    *sum = s.sum;
+    return !s.failed;
+}
+
+// The sum of `quoted` bytes of the packet, and of what is said of it, goes into the ICMP header's checksum.
+inlined long write_told_4(struct xdp_md* context, const struct packet* p, const struct address* from, __u32 mtu,
+                          __u32 quoted, __u64 sum) {
+    struct told_4 told = {.ip = {.version = 4, .ihl = 5, .tos = precedence_internetwork_control, .ttl = 64}};
+    told.ip.tot_len = bpf_htons(sizeof(told) + quoted);
+    told.ip.frag_off = bpf_htons(0x4000);  // RFC 6864: with it, no identification is needed
+    told.ip.protocol = IPPROTO_ICMP;
+    told.ip.saddr = unmapped(from);
+    told.ip.daddr = unmapped(&p->source);
+    told.ip.check = ~folded((__u64)(__u32)bpf_csum_diff(0, 0, (__be32*)&told.ip, sizeof(told.ip), 0));
+    told.icmp.type = mtu ? icmp4_unreachable : icmp4_time_exceeded;
+    told.icmp.code = mtu ? icmp4_fragmentation_needed : 0;
+    told.icmp.rest = bpf_htonl(mtu);
+    told.icmp.checksum = ~folded((__u64)(__u32)bpf_csum_diff(0, 0, (__be32*)&told.icmp, sizeof(told.icmp), sum));
+    return bpf_xdp_store_bytes(context, p->network, &told, sizeof(told));
+}
+inlined long write_told_6(struct xdp_md* context, const struct packet* p, const struct address* from, __u32 mtu,
+                          __u32 quoted, __u64 sum) {
+    struct told_6 told = {.ip = {.version = 6, .nexthdr = IPPROTO_ICMPV6, .hop_limit = 64}};
+    told.ip.payload_len = bpf_htons(sizeof(told.icmp) + quoted);
+    write_address(&told.ip.saddr, from);
+    write_address(&told.ip.daddr, &p->source);
+    told.icmp.type = mtu ? icmp6_too_big : icmp6_time_exceeded;
+    told.icmp.rest = bpf_htonl(mtu);
+    sum += bpf_htonl(sizeof(told.icmp) + quoted) + (__u64)bpf_htonl(IPPROTO_ICMPV6);
+    sum = sum_128(sum_128(sum, from), &p->source) + bpf_htons(told.icmp.type << 8) + told.icmp.rest;
+    told.icmp.checksum = ~folded(sum);
+    return bpf_xdp_store_bytes(context, p->network, &told, sizeof(told));
+}
+
+// Ethernet's header and its tags before what was put in after them, back to where they came from.
+inlined bool move_ethernet(struct xdp_md* context, __u32 size, __u32 by) {
+    __u8 bytes[ETH_HLEN + 2 * sizeof(struct vlan_header)], mac[ETH_ALEN];
+    bounded(size);
+    if (size < ETH_HLEN) return false;
+    bounded(size);
+    if (size > sizeof(bytes) || bpf_xdp_load_bytes(context, by, bytes, size) != 0) return false;
+    if (bytes[0] & 1) return false;
+    __builtin_memcpy(mac, bytes, ETH_ALEN);
+    __builtin_memcpy(bytes, bytes + ETH_ALEN, ETH_ALEN);
+    __builtin_memcpy(bytes + ETH_ALEN, mac, ETH_ALEN);
+    return bpf_xdp_store_bytes(context, 0, bytes, size) == 0;
+}
+
+// In whose name: the address that the packet was sent to, which is ours; but with dnat an endpoint sends to the client.
+inlined struct address teller(const struct packet* p, const struct decision* d) {
+    const __u32 index = d->service;
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
+    const bool through = service && d->direction == direction_down && service->forwarding != forwarding_nat;
+    return through ? service->address : p->destination;
+}
+
+// The packet becomes the answer to its sender. `mtu`: what the next link takes; 0: the hop limit was over. 0: it does
+// not, and is only dropped.
+__noinline int tell_at_xdp(struct xdp_md* context, const struct packet* p, const struct decision* d, __u32 mtu) {
+    if (!p || !d || p->fragment == fragment_later || !is_one(&p->source, p->v6) || !may_tell()) return 0;
+    const struct address from = teller(p, d);
+    const __u32 header = p->v6 ? sizeof(struct told_6) : sizeof(struct told_4);
+    const __u32 most = (p->v6 ? quoted_at_most_6 : quoted_at_most_4) - header;
+    const __u32 quoted = p->length < most ? p->length : most;
+    __u64 sum;
+    if (!sum_of_packet(context, p, quoted, &sum)) return 0;
+    if (bpf_xdp_adjust_tail(context, (int)(quoted - p->room)) != 0) return 0;
+    if (bpf_xdp_adjust_head(context, -(int)header) != 0) return 0;
+    return move_ethernet(context, p->network, header) &&
+           (p->v6 ? write_told_6(context, p, &from, mtu, quoted, sum)
+                  : write_told_4(context, p, &from, mtu, quoted, sum)) == 0;
+}
+
+// Drops a packet of which its sender is to hear.
+inlined enum outcome refuse_and_tell(void* context, enum hook hook, const struct packet* p, const struct decision* d,
+                                     enum packet_verdict why, __u32 mtu) {
+    const enum outcome dropped = refuse(d->service, why);
+    return hook == hook_xdp && tell_at_xdp(context, p, d, mtu) ? bounce(context, hook) : dropped;
+}
