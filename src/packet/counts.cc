@@ -1,7 +1,5 @@
 #include "packet/counts.h"
 
-#include <set>
-
 namespace marchproxy::packet {
 
 namespace {
@@ -31,9 +29,10 @@ Counts::Service& Counts::service(const std::string& name) {
     return *found;
 }
 
-void Counts::configure(const Programs& programs, std::vector<CountedService> services) {
+void Counts::configure(const Programs& programs, std::vector<CountedService> services, std::set<uint32_t> others) {
     read(programs);
     configured_ = std::move(services);
+    others_ = std::move(others);
     for (const CountedService& counted : configured_)
         for (const auto& [index, path] : counted.paths)
             service(counted.name).paths[path];
@@ -45,6 +44,8 @@ void Counts::read(const Programs& programs) {
         read_service(programs, counted);
         read_endpoints(programs, counted, paths_of(counted).size() > 1);
     }
+    for (const uint32_t index : others_)
+        if (const auto now = programs.endpoint_counters(index); now.ok()) (void)step(endpoints_before_, index, *now);
 }
 
 void Counts::read_service(const Programs& programs, const CountedService& counted) {

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,14 +28,18 @@ struct CountedService {
 class Counts {
   public:
     // From now on; what was counted up to here is read first.
-    void configure(const Programs& programs, std::vector<CountedService> services);
+    // `others`: endpoints that are in none of the services and that flows of an earlier configuration may carry still;
+    // it is only looked at how many live.
+    void configure(const Programs& programs, std::vector<CountedService> services, std::set<uint32_t> others = {});
 
     // Adds what has been counted since the last time.
     void read(const Programs& programs);
     // Numbers that are given to somebody else begin anew.
     void forget_service(uint32_t index) { services_before_.erase(index); }
     void forget_endpoint(uint32_t index) { endpoints_before_.erase(index); }
-    void clear_configuration() { configured_.clear(), services_before_.clear(), endpoints_before_.clear(); }
+    void clear_configuration() {
+        configured_.clear(), others_.clear(), services_before_.clear(), endpoints_before_.clear();
+    }
 
     void flow_ended(const std::string& service, const std::string& path, Verdict why, Duration duration);
 
@@ -62,6 +67,7 @@ class Counts {
     void read_endpoints(const Programs& programs, const CountedService& counted, bool several_paths);
 
     std::vector<CountedService> configured_;
+    std::set<uint32_t> others_;
     std::map<std::string, std::unique_ptr<Service>> services_;
     std::map<uint32_t, abi::packet_counters> services_before_;
     std::map<uint32_t, abi::endpoint_counters> endpoints_before_;

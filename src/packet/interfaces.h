@@ -19,7 +19,7 @@ class Interfaces {
     Interfaces(telemetry::Log& log, std::vector<std::string> names, PacketMode mode);
 
     // Attaches what is not attached, and tells the programs of the hardware addresses. What fails is in status(), and
-    // may be tried again at any time. Interfaces that are pinned and not named are left.
+    // may be tried again at any time. Interfaces that are pinned and not named any more are detached.
     void attach(const Attacher& attacher, Programs& programs);
 
     // Whether every interface has its program still; looks at the kernel.

@@ -19,6 +19,18 @@ namespace {
 
 using Json = nlohmann::json;
 
+struct OutOfRange {};
+
+// The library would wrap a number that does not fit.
+template <class T>
+void read(const Json& document, const char* name, T& value, uint64_t least = 0, uint64_t most = T(-1)) {
+    const Json& number = document.at(name);
+    if (!number.is_number_unsigned()) throw OutOfRange{};
+    const auto wide = number.get<uint64_t>();
+    if (wide < least || wide > most) throw OutOfRange{};
+    value = static_cast<T>(wide);
+}
+
 }  // namespace
 
 std::string MapsMade::to_text() const {
@@ -36,19 +48,28 @@ std::optional<MapsMade> MapsMade::from_text(std::string_view text) {
     try {
         const Json json = Json::parse(text);
         if (json.at("revision") != int{abi::packet_revision}) return {};
-        json.at("flows").get_to(made.capacity.flows);
-        json.at("services").get_to(made.capacity.services);
-        json.at("endpoints").get_to(made.capacity.endpoints);
-        json.at("ring_slots").get_to(made.capacity.ring_slots);
-        json.at("report_bytes").get_to(made.capacity.report_bytes);
-        json.at("ipv6_clients").get_to(made.capacity.ipv6_clients);
-        json.at("nat_port_first").get_to(made.capacity.nat_port_first);
-        json.at("nat_ports").get_to(made.capacity.nat_ports);
-        made.table.key[0] = json.at("key").at(0).get<uint64_t>();
-        made.table.key[1] = json.at("key").at(1).get<uint64_t>();
-        made.table.chunks = json.at("chunks").get<uint32_t>();
-        made.table.alignment = json.at("alignment").get<uint32_t>();
+        Capacity& capacity = made.capacity;
+        read(json, "flows", capacity.flows, 1);
+        read(json, "services", capacity.services, 1, abi::max_packet_services);
+        read(json, "endpoints", capacity.endpoints, 1, abi::max_packet_endpoints);
+        read(json, "ring_slots", capacity.ring_slots, 1, abi::maglev_slots);
+        read(json, "report_bytes", capacity.report_bytes, 1);
+        json.at("ipv6_clients").get_to(capacity.ipv6_clients);
+        read(json, "nat_port_first", capacity.nat_port_first);
+        read(json, "nat_ports", capacity.nat_ports, 1, 65'536u - capacity.nat_port_first);
+        uint32_t chunks = 0, alignment = 0;
+        read(json, "chunks", chunks, 1);
+        read(json, "alignment", alignment, 0, 63);
+        made.table.chunks = chunks;
+        made.table.alignment = alignment;
+        const Json& key = json.at("key");
+        for (size_t word = 0; word < 2; ++word) {
+            if (!key.at(word).is_number_unsigned()) return {};
+            made.table.key[word] = key.at(word).get<uint64_t>();
+        }
     } catch (const Json::exception&) {
+        return {};
+    } catch (const OutOfRange&) {
         return {};
     }
     return made;

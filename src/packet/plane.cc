@@ -145,6 +145,9 @@ void Plane::Implementation::name_origins() {
             if (number != 0) origins_.set(index, number, origin);
         }
     }
+    // Those that an earlier process had and a reload, or the start, took away: their flows may live still.
+    for (const auto& [index, key] : indexes_.services.owners())
+        if (!origins_.find_exactly(index, 0)) origins_.set(index, 0, {.service = key.name, .protocol = key.protocol});
     origins_.keep_only(indexes_);
 }
 
@@ -152,14 +155,17 @@ void Plane::Implementation::count_services() {
     std::vector<CountedService> counted;
     for (const auto& [index, key] : indexes_.services.owners())
         counted.push_back({.name = key.name, .index = index, .paths = origins_.paths_of(index)});
-    counts_.configure(*programs_, std::move(counted));
+    std::set<uint32_t> others;  // of an earlier process: nobody here knows whose they were
+    for (const auto& [index, key] : indexes_.endpoints.owners())
+        others.insert(index);
+    for (const CountedService& service : counted)
+        for (const auto& [index, path] : service.paths)
+            others.erase(index);
+    counts_.configure(*programs_, std::move(counted), std::move(others));
 }
 
-// No service is the packet plane's: nothing of it is to stay in the packets' way. Once at start too, as an earlier
-// process may have left something.
-void Plane::Implementation::end() {
-    if (paused || (!programs_ && cleared_leftovers_)) return;
-    cleared_leftovers_ = true;
+// Leaves what is pinned.
+void Plane::Implementation::unload() {
     interfaces_.reset();
     watch_.reset();
     programs_.reset();
@@ -168,6 +174,14 @@ void Plane::Implementation::end() {
     pin_lock_.reset();
     held_ = {};
     ++written_;
+}
+
+// No service is the packet plane's: nothing of it is to stay in the packets' way. Once at start too, as an earlier
+// process may have left something.
+void Plane::Implementation::end() {
+    if (paused || (!programs_ && cleared_leftovers_)) return;
+    cleared_leftovers_ = true;
+    unload();
     failure_.clear();
     notes_.clear();
     counts_.clear_configuration();
@@ -198,10 +212,8 @@ void Plane::Implementation::let_go() {
 
 // The other process may have changed everything before it failed: this one takes over from it as a new one would.
 void Plane::Implementation::resume() {
-    if (!std::exchange(paused, false) || !programs_) return;
-    interfaces_.reset();
-    programs_.reset();
-    pin_lock_.reset();
+    if (!std::exchange(paused, false) || !programs_ || !current_) return;
+    unload();
     const Subject before = *current_;
     const auto again = prepare(before.snapshot, before.resolution);
     if (again.ok()) return apply();
@@ -212,17 +224,17 @@ void Plane::Implementation::resume() {
 // --- turns ---------------------------------------------------------------------------------------------------------
 
 std::vector<int> Plane::Implementation::descriptors() const {
-    if (!programs_ || paused) return {};
+    if (!works()) return {};
     return {watch_->descriptor(), programs_->neighbours_descriptor()};
 }
 
 TimePoint Plane::Implementation::due() const {
-    if (!programs_ || paused) return TimePoint::max();
+    if (!works()) return TimePoint::max();
     return std::min({flows_live_ ? sweeper_.due() : TimePoint::max(), look_after_at_, neighbours_.due()});
 }
 
 bool Plane::Implementation::turn() {
-    if (!programs_ || paused || !current_) return false;
+    if (!works()) return false;
     const TimePoint now = Clock::now();
     follow_kernel();
     sweep(now);
@@ -269,7 +281,8 @@ void Plane::Implementation::take_report(const abi::flow_report& report, std::vec
         if (listed) listed->push_back(std::move(record));
         return;
     }
-    counts_.flow_ended(record.origin->service, record.origin->path, record.end_reason, record.duration);
+    if (!record.origin->service.empty())
+        counts_.flow_ended(record.origin->service, record.origin->path, record.end_reason, record.duration);
     ended.push_back(std::move(record));
 }
 

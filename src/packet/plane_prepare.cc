@@ -87,7 +87,8 @@ Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Reso
         find_sources(next);
     }
     next.assignments = assign(*next.snapshot, surroundings_of(next));
-    if (next.any())
+    const bool loaded_before = programs_.has_value();
+    if (next.any() && next.assignments.errors.empty())
         if (const auto loaded = load(next); !loaded.ok()) {
             log_.error("packet plane not loaded", {{"error", loaded.error()}});
             refused_ = loaded.error();
@@ -96,7 +97,10 @@ Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Reso
     if (!next.assignments.errors.empty()) return Error{fmt::format("{}", fmt::join(next.assignments.errors, "; "))};
     if (next.any()) {
         auto planned = plan(next);
-        if (!planned.ok()) return Error{planned.error()};
+        if (!planned.ok()) {
+            if (!loaded_before) forget_loaded();
+            return Error{planned.error()};
+        }
         planned_ = std::move(*planned);
         planned_over_ = written_;
     }
@@ -121,11 +125,11 @@ Result<void> Plane::Implementation::load(const Subject& subject) {
     if (!attacher.ok()) return Error{attacher.error()};
     auto lock = PinLock::take(settings.packet.pin);
     if (!lock.ok()) return Error{lock.error()};
-    pin_lock_ = std::move(*lock);
     PinnedMaps pins(settings.packet.pin);
     const TimePoint begin = Clock::now();
     auto programs = Programs::load(capacity, &pins);
     if (!programs.ok()) return Error{programs.error()};
+    pin_lock_ = std::move(*lock);
     attacher_ = std::move(*attacher);
     pins_ = std::move(pins);
     programs_ = std::move(*programs);
@@ -144,7 +148,15 @@ Result<void> Plane::Implementation::load(const Subject& subject) {
                 : fmt::format("packet.max_flows is {}, which would take more than half of this machine's free memory; "
                               "the flow table has room for {}",
                               settings.packet.max_flows, made.flows));
-    return take_over(subject);
+    auto taken = take_over(subject);
+    if (!taken.ok()) unload();
+    return taken;
+}
+
+// Loaded for nothing: flows of an earlier process stay where they are, and maps made just now go.
+void Plane::Implementation::forget_loaded() {
+    if (!programs_->took_over()) pins_->remove();
+    unload();
 }
 
 // What an earlier process left in the maps, and the book to read it with.
@@ -155,10 +167,7 @@ Result<void> Plane::Implementation::take_over(const Subject& subject) {
     ++written_;
     if (programs_->took_over()) {
         auto held = read_back(*programs_);
-        if (!held.ok()) {
-            programs_.reset();
-            return Error{held.error()};
-        }
+        if (!held.ok()) return Error{held.error()};
         held_ = std::move(*held);
         const auto text = pins_->read_book();
         auto book =

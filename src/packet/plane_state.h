@@ -58,6 +58,7 @@ class Plane::Implementation {
     const std::string& why_unavailable();
     Result<void> load(const Subject& subject);
     Result<void> take_over(const Subject& subject);
+    void forget_loaded();
     Result<Planned> plan(const Subject& subject) const;
 
     // --- taking over (plane.cc) ---
@@ -66,9 +67,12 @@ class Plane::Implementation {
     Result<void> write(Planned planned);
     void name_origins();
     void count_services();
+    void unload();
     void end();
 
     // --- turns ---
+    // Programs may be loaded for a snapshot that was prepared only: then there is nothing to look after.
+    bool works() const { return programs_ && !paused && current_ && current_->any(); }
     void follow_kernel();
     bool addresses_moved();
     void sweep(TimePoint now);

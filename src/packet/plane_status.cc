@@ -30,8 +30,8 @@ telemetry::ServiceStatus Plane::Implementation::status_of(const Service& service
         for (const SocketAddress& address : addresses) {
             one.resolved = to_string(address);
             one.draining = drained_.contains(one.resolved);
-            if (const auto number = indexes_.endpoints.find({address, service.protocol}))
-                one.active_connections = counts_.live_of_endpoint(*number);
+            const auto number = indexes_.endpoints.find({address, service.protocol});
+            one.active_connections = number ? counts_.live_of_endpoint(*number) : 0;
             status.endpoints.push_back(one);
         }
     }
@@ -111,9 +111,10 @@ std::vector<flow::Record> Plane::Implementation::active_flows(const flow::Query&
         lock.unlock();
         if (!ended.empty()) flows_.finished(ended);
         lock.lock();
+        return programs_ && !paused;  // a reload may have come in between
     };
     for (const uint32_t service : wanted) {
-        if (!programs_ || listed.size() >= query.limit) break;
+        if (!programs_ || paused || listed.size() >= query.limit) break;
         const auto limit = static_cast<uint32_t>(std::min<size_t>(query.limit - listed.size(), UINT32_MAX));
         const auto done = Sweeper::list(
             *programs_, service, limit, [&](const abi::flow_report& report) { take_report(report, ended, &listed); },

@@ -25,7 +25,7 @@ Result<void> Sweeper::turn(Programs& programs, TimePoint now, const Take& take) 
 }
 
 Result<void> Sweeper::list(Programs& programs, uint32_t service, uint32_t limit, const Take& take,
-                           const std::function<void()>& between) {
+                           const std::function<bool()>& between) {
     const uint32_t buckets = programs.flow_buckets();
     for (uint32_t first = 0; first < buckets && limit > 0; first += abi::sweep_buckets) {
         const auto swept =
@@ -33,7 +33,7 @@ Result<void> Sweeper::list(Programs& programs, uint32_t service, uint32_t limit,
         if (!swept.ok()) return Error{swept.error()};
         limit -= std::min<uint32_t>(limit, swept->listed);
         if (const auto taken = programs.take_reports(take); !taken.ok()) return Error{taken.error()};
-        between();
+        if (!between()) break;
     }
     return {};
 }

@@ -20,9 +20,10 @@ class Sweeper {
     Result<void> turn(Programs& programs, TimePoint now, const Take& take);
 
     // Goes through the whole tables at once and hands over, beside what ended meanwhile, at most `limit` living flows
-    // of the service, or with abi::list_all of any. `between` runs after each piece.
+    // of the service, or with abi::list_all of any. `between` runs after each piece; false: the
+    // programs may be gone, and the listing ends there.
     static Result<void> list(Programs& programs, uint32_t service, uint32_t limit, const Take& take,
-                             const std::function<void()>& between);
+                             const std::function<bool()>& between);
 
   private:
     // Closed flows go after 5 s, reset ones after 2 (abi/packet.h); records may come as much later.

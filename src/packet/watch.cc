@@ -117,8 +117,8 @@ ndmsg neighbour_entry(const NextHop& hop, uint8_t family) {
     return entry;
 }
 
-// Whether an administrator or the interface's kind fixed the hardware address: NTF_USE would make such an entry one
-// that the kernel may forget.
+// Whether an administrator or the interface's kind fixed the hardware address: NTF_USE, or another state, would make
+// such an entry one that the kernel may forget.
 bool is_fixed(const NextHop& hop) {
     const FamilyAddress neighbour = in_family(hop.address);
     netlink::Request request(RTM_GETNEIGH);
@@ -250,8 +250,10 @@ Result<NextHop> resolve_neighbour(const IpAddress& destination) {
 }
 
 void learn_neighbour(unsigned interface_index, const IpAddress& address, std::span<const uint8_t, 6> hardware_address) {
+    const NextHop hop{interface_index, address};
+    if (is_fixed(hop)) return;  // it would become one that the kernel may forget
     const FamilyAddress neighbour = in_family(address);
-    ndmsg entry = neighbour_entry({interface_index, address}, neighbour.family);
+    ndmsg entry = neighbour_entry(hop, neighbour.family);
     entry.ndm_state = NUD_STALE;
     // Without NLM_F_REPLACE an entry that is valid keeps its hardware address: nobody can take over one by asking.
     netlink::Request request(RTM_NEWNEIGH, NLM_F_CREATE);
