@@ -1,0 +1,499 @@
+// The packet plane as the process uses it: a snapshot goes in, packets come at an interface, status and flows come out.
+#include "packet/plane.h"
+
+#include <gmock/gmock.h>
+#include <sys/ioctl.h>
+
+#include <filesystem>
+#include <functional>
+
+#include "packet/capability.h"
+#include "packet/frame_rows.h"
+#include "packet/pinned_maps.h"
+#include "packet/plan_cases.h"
+#include "packet/test_namespace.h"
+
+namespace marchproxy::packet {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+
+struct Finished final : flow::Sink {
+    void finished(std::vector<flow::Record>& batch) override {
+        std::move(batch.begin(), batch.end(), std::back_inserter(records));
+        batch.clear();
+    }
+    std::vector<flow::Record> records;
+};
+
+// `near` is the interface: clients at 198.51.100.0/24 and endpoints in 10.9.0.0/24 are behind it.
+class PlaneCase : public testing::Namespace {
+  protected:
+    void SetUp() override {
+        Namespace::SetUp();
+        if (IsSkipped() || HasFatalFailure()) return;
+        if (const std::string lacking = missing(probe_capabilities()); !lacking.empty()) GTEST_SKIP() << lacking;
+        mount_bpffs();
+        pin_ = bpffs + "/marchproxy";
+        ASSERT_TRUE(testing::run("ip address add 10.9.0.1/24 dev near && ip route add 198.51.100.0/24 via 10.9.0.2"));
+        for (const char* neighbour : {"10.9.0.2", "10.9.0.3"})
+            ASSERT_TRUE(testing::run("ip neigh replace " + std::string(neighbour) +
+                                     " lladdr 02:00:00:00:00:02 nud permanent dev near"));
+    }
+
+    Snapshot snapshot() const {
+        Snapshot made;
+        // Generic, as libxdp's dispatcher would be tried before a driver's own, which takes as long as loading.
+        made.settings.packet = {.interfaces = {"near"}, .mode = PacketMode::generic, .max_flows = 1000, .pin = pin_};
+        made.services.push_back(service("web", "203.0.113.1:80", {"10.9.0.2:8080"}));
+        return made;
+    }
+    Snapshot without_packet_services() const {
+        Snapshot made = snapshot();
+        made.services[0].plane = PlaneChoice::stream;
+        return made;
+    }
+    static Result<void> prepare(Plane& plane, Snapshot next) {
+        return plane.prepare(std::make_shared<const Snapshot>(std::move(next)), {});
+    }
+    static void run(Plane& plane, Snapshot next) {
+        const auto prepared = prepare(plane, std::move(next));
+        ASSERT_TRUE(prepared.ok()) << prepared.error();
+        plane.apply();
+    }
+
+    // A client's first packet, as it comes at the interface.
+    static void send_syn(uint16_t client_port) {
+        const Descriptor socket(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
+        ifreq request{};
+        std::strcpy(request.ifr_name, "near");
+        ASSERT_EQ(::ioctl(socket.get(), SIOCGIFHWADDR, &request), 0);
+        testing::Mac mac{};
+        std::memcpy(mac.data(), request.ifr_hwaddr.sa_data, mac.size());
+        const testing::Bytes frame = testing::eth()
+                                         .from({2, 0, 0, 0, 0, 2}, mac)
+                                         .ipv4("198.51.100.7", "203.0.113.1")
+                                         .tcp(client_port, 80, testing::syn)
+                                         .payload("");
+        sockaddr_ll address{};
+        address.sll_family = AF_PACKET;
+        address.sll_ifindex = static_cast<int>(::if_nametoindex("far"));
+        ASSERT_EQ(::sendto(socket.get(), frame.data(), frame.size(), 0, reinterpret_cast<const sockaddr*>(&address),
+                           sizeof address),
+                  static_cast<ssize_t>(frame.size()));
+    }
+    // What the control thread does, for as long as it takes.
+    template <class Condition>
+    static bool turn_until(Plane& plane, Condition condition) {
+        for (int time = 0; time < 500; ++time) {
+            plane.turn();
+            if (condition()) return true;
+            ::usleep(10'000);
+        }
+        return false;
+    }
+    static void begin_flow(Plane& plane, uint16_t client_port, size_t flows_then = 1) {
+        send_syn(client_port);
+        EXPECT_TRUE(turn_until(plane, [&] { return plane.active_flows({}).size() == flows_then; }))
+            << plane.active_flows({}).size() << " flows";
+    }
+    std::vector<std::string> pinned() const {
+        std::vector<std::string> names;
+        std::error_code none;
+        for (const auto& entry : std::filesystem::recursive_directory_iterator(pin_, none))
+            names.push_back(entry.path().filename());
+        return names;
+    }
+    static bool attached() { return testing::run("ip -d link show near | grep -q prog/xdp"); }
+
+    std::string pin_;
+    std::vector<std::string> lines_;
+    telemetry::Log log_{LogLevel::info, LogFormat::text, [this](std::string_view line) { lines_.emplace_back(line); }};
+    Finished flows_;
+};
+
+// Two suites, as loading the programs takes seconds: one process, and several after or beside each other.
+class PlaneTest : public PlaneCase {};
+class PlaneProcesses : public PlaneCase {};
+
+TEST_F(PlaneTest, RunsAServiceAndTellsAboutIt) {
+    Plane plane(log_, flows_);
+    EXPECT_FALSE(plane.status().running);
+    EXPECT_EQ(plane.due(), TimePoint::max());
+    Snapshot next = snapshot();
+    next.settings.packet.mode = PacketMode::automatic;
+    const auto prepared = prepare(plane, next);
+    ASSERT_TRUE(prepared.ok()) << prepared.error();
+    EXPECT_TRUE(plane.carries("web"));
+    EXPECT_FALSE(plane.carries("other"));
+    EXPECT_FALSE(attached()) << "packets see nothing of what was only prepared";
+    EXPECT_EQ(plane.due(), TimePoint::max()) << "and there is nothing to look after";
+    plane.apply();
+
+    const Status status = plane.status();
+    EXPECT_TRUE(status.running);
+    EXPECT_FALSE(status.took_over);
+    EXPECT_EQ(status.flow_capacity, 1000u);
+    EXPECT_GT(status.memory_bytes, 0u);
+    ASSERT_THAT(status.interfaces, SizeIs(1));
+    EXPECT_EQ(status.interfaces[0].name, "near");
+    EXPECT_NE(status.interfaces[0].way, "") << status.interfaces[0].problem;
+    EXPECT_TRUE(attached());
+    EXPECT_THAT(status.notes, IsEmpty());
+    ASSERT_THAT(status.services, SizeIs(1));
+    EXPECT_EQ(status.services[0].name, "web");
+    EXPECT_EQ(status.services[0].plane, "packet");
+    EXPECT_TRUE(status.services[0].listening);
+    EXPECT_EQ(status.services[0].plane_reason, "nothing of it needs sockets");
+    EXPECT_EQ(plane.reason("web"), "nothing of it needs sockets");
+    EXPECT_EQ(plane.reason("other"), "");
+    EXPECT_NE(plane.due(), TimePoint::max());
+    EXPECT_THAT(plane.descriptors(), SizeIs(2));
+}
+
+TEST_F(PlaneTest, CountsAndListsFlows) {
+    Plane plane(log_, flows_);
+    run(plane, snapshot());
+    begin_flow(plane, 50'001);
+    begin_flow(plane, 50'002, 2);
+    const auto records = plane.active_flows({.service = "web"});
+    ASSERT_THAT(records, SizeIs(2));
+    EXPECT_EQ(records[0].origin->service, "web");
+    EXPECT_EQ(records[0].origin->endpoint, "10.9.0.2:8080");
+    EXPECT_EQ(to_string(records[0].endpoint), "10.9.0.2:8080");
+    EXPECT_EQ(to_string(records[0].client.ip), "198.51.100.7");
+    EXPECT_EQ(records[0].state, flow::State::connecting);
+    EXPECT_THAT(plane.active_flows({.service = "web", .limit = 1}), SizeIs(1));
+    EXPECT_THAT(plane.active_flows({.service = "other"}), IsEmpty());
+    const telemetry::ServiceStatus web = plane.status().services.at(0);
+    EXPECT_EQ(web.active_connections, 2u);
+    EXPECT_EQ(web.received_packets, 2u);
+    ASSERT_THAT(web.paths, SizeIs(1));
+    EXPECT_EQ(web.paths[0].decisions, 2u);
+    ASSERT_THAT(web.endpoints, SizeIs(1));
+    EXPECT_EQ(web.endpoints[0].active_connections, 2u);
+}
+
+// Between two pieces of a listing others have their turn.
+TEST_F(PlaneTest, EndsAListingWhereAReloadTakesTheProgramsAway) {
+    struct Reloading final : flow::Sink {
+        void finished(std::vector<flow::Record>& batch) override {
+            batch.clear();
+            if (then) std::exchange(then, nullptr)();
+        }
+        std::function<void()> then;
+    } sink;
+    Plane plane(log_, sink);
+    Snapshot large = snapshot();
+    large.settings.packet.max_flows = 200'000;
+    run(plane, large);
+    for (uint16_t number = 1; number <= 8; ++number)
+        begin_flow(plane, 50'000 + number, number);
+    large.services[0].endpoints[0].address.host = "10.9.0.3";  // so that the listing meets flows that are over
+    run(plane, large);
+    sink.then = [&] { run(plane, without_packet_services()); };
+    EXPECT_THAT(plane.active_flows({}), IsEmpty());
+    EXPECT_FALSE(sink.then) << "there was a reload";
+    EXPECT_FALSE(plane.status().running);
+}
+
+TEST_F(PlaneTest, RefusesWhatItCannotCarryAndChangesNothing) {
+    Plane plane(log_, flows_);
+    Snapshot impossible = snapshot();
+    impossible.services[0].plane = PlaneChoice::packet;
+    impossible.services[0].tls = TlsMode::terminate;
+    impossible.services.push_back(service("dns", "203.0.113.1:53", {"10.9.0.2:53"}));
+    const auto fresh = prepare(plane, impossible);
+    ASSERT_FALSE(fresh.ok());
+    EXPECT_THAT(fresh.error(), HasSubstr("service web: plane: packet is not possible: tls.mode"));
+    EXPECT_FALSE(plane.status().running);
+    EXPECT_THAT(pinned(), IsEmpty()) << "and nothing was made for the other service";
+
+    run(plane, snapshot());
+    begin_flow(plane, 50'001);
+    ASSERT_FALSE(prepare(plane, impossible).ok());
+    EXPECT_FALSE(plane.carries("web")) << "nothing is prepared";
+    plane.apply();
+    EXPECT_THAT(plane.status().services, SizeIs(1));
+    EXPECT_THAT(plane.active_flows({}), SizeIs(1));
+    EXPECT_TRUE(attached());
+}
+
+TEST_F(PlaneTest, LeavesNothingOfASnapshotThatIsTooLarge) {
+    Plane plane(log_, flows_);
+    Snapshot large = snapshot();
+    for (int number = 0; number < 1100; ++number)
+        large.services.push_back(
+            service("s" + std::to_string(number), "203.0.113.2:" + std::to_string(20'000 + number), {"10.9.0.2:8080"}));
+    const auto prepared = prepare(plane, large);
+    ASSERT_FALSE(prepared.ok());
+    EXPECT_THAT(prepared.error(), HasSubstr("1023"));
+    EXPECT_FALSE(PinnedMaps(pin_).any()) << "no memory is held for nothing";
+    EXPECT_TRUE(PinLock::take(pin_).ok());
+    EXPECT_EQ(plane.due(), TimePoint::max());
+    run(plane, snapshot());
+    EXPECT_TRUE(plane.status().running) << "the next one has all it needs";
+    EXPECT_FALSE(plane.status().took_over);
+}
+
+TEST_F(PlaneProcesses, AnotherProcesssPinIsLeftToIt) {
+    Plane first(log_, flows_);
+    run(first, snapshot());
+    begin_flow(first, 50'001);
+
+    std::vector<std::string> lines;
+    telemetry::Log log(LogLevel::info, LogFormat::text, [&](std::string_view line) { lines.emplace_back(line); });
+    Plane second(log, flows_);
+    for (int time = 0; time < 2; ++time) {
+        run(second, snapshot());
+        EXPECT_FALSE(second.carries("web"));
+        EXPECT_FALSE(second.status().running);
+        EXPECT_THAT(second.reason("web"), HasSubstr("is another running process's"));
+        EXPECT_THAT(second.status().reason, HasSubstr("is another running process's"));
+    }
+    Snapshot asks = snapshot();
+    asks.services[0].plane = PlaneChoice::packet;
+    const auto prepared = prepare(second, asks);
+    ASSERT_FALSE(prepared.ok());
+    EXPECT_THAT(prepared.error(), AllOf(HasSubstr("service web"), HasSubstr("is another running process's")));
+
+    EXPECT_TRUE(first.status().running);
+    EXPECT_THAT(first.active_flows({}), SizeIs(1));
+    EXPECT_TRUE(attached());
+}
+
+TEST_F(PlaneTest, EndsWhereNoServiceIsItsAnyMore) {
+    Plane plane(log_, flows_);
+    run(plane, snapshot());
+    begin_flow(plane, 50'001);
+    ASSERT_THAT(pinned(), Not(IsEmpty()));
+    run(plane, without_packet_services());
+    EXPECT_FALSE(attached());
+    EXPECT_THAT(pinned(), IsEmpty());
+    EXPECT_FALSE(plane.status().running);
+    EXPECT_EQ(plane.due(), TimePoint::max());
+    EXPECT_THAT(plane.descriptors(), IsEmpty());
+    EXPECT_EQ(plane.reason("web"), "the configuration asks for it");
+    ASSERT_THAT(plane.status().services, SizeIs(1)) << "what was counted stays";
+    EXPECT_FALSE(plane.status().services[0].listening);
+    EXPECT_EQ(plane.status().services[0].paths.at(0).decisions, 1u);
+
+    run(plane, snapshot());
+    EXPECT_TRUE(plane.status().running);
+    EXPECT_FALSE(plane.status().took_over);
+    begin_flow(plane, 50'002);
+    EXPECT_EQ(plane.status().services.at(0).paths.at(0).decisions, 2u) << "and goes on";
+}
+
+TEST_F(PlaneProcesses, LeavesWhatAnotherRunsAloneWhereItHasNoInterface) {
+    { Plane(log_, flows_).apply(); }
+    {
+        Plane plane(log_, flows_);
+        run(plane, snapshot());
+    }
+    Snapshot elsewhere = snapshot();
+    elsewhere.settings.packet.interfaces.clear();
+    Plane plane(log_, flows_);
+    run(plane, elsewhere);
+    EXPECT_TRUE(attached());
+    EXPECT_THAT(plane.status().notes, Contains(HasSubstr("detach")));
+    EXPECT_EQ(plane.status().reason, "packet.interfaces names no interface");
+}
+
+TEST_F(PlaneProcesses, ClearsAtStartWhatAnEarlierProcessLeft) {
+    {
+        Plane plane(log_, flows_);
+        run(plane, snapshot());
+    }
+    ASSERT_TRUE(attached());
+    Plane plane(log_, flows_);
+    run(plane, without_packet_services());
+    EXPECT_FALSE(attached());
+    EXPECT_THAT(pinned(), IsEmpty());
+}
+
+TEST_F(PlaneProcesses, OutlivesItsProcessAndIsTakenOver) {
+    uint32_t program = 0;
+    {
+        Plane plane(log_, flows_);
+        run(plane, snapshot());
+        begin_flow(plane, 50'001);
+        program = plane.status().interfaces.at(0).program_id;
+    }
+    EXPECT_TRUE(attached());
+    send_syn(50'002);
+    Plane plane(log_, flows_);
+    run(plane, snapshot());
+    const Status status = plane.status();
+    EXPECT_TRUE(status.took_over);
+    EXPECT_TRUE(status.interfaces.at(0).adopted);
+    EXPECT_NE(status.interfaces.at(0).program_id, program);
+    EXPECT_THAT(plane.active_flows({}), SizeIs(2)) << "one began while no process ran";
+    EXPECT_EQ(plane.active_flows({}).at(0).origin->service, "web");
+    EXPECT_EQ(status.services.at(0).active_connections, 2u);
+    EXPECT_EQ(status.services.at(0).paths.at(0).decisions, 0u) << "counted by the process before";
+}
+
+// What flows still carry must not be given to anybody else. The table is so large that one turn sweeps a part of it.
+TEST_F(PlaneProcesses, KeepsNumbersThatFlowsOfAnEarlierProcessCarry) {
+    constexpr size_t flows = 8;
+    Snapshot large = snapshot();
+    large.settings.packet.max_flows = 200'000;
+    {
+        Plane plane(log_, flows_);
+        run(plane, large);
+        for (uint16_t number = 1; number <= flows; ++number)
+            begin_flow(plane, 50'000 + number, number);
+    }
+    large.services[0].endpoints[0].address.host = "10.9.0.3";
+    Plane plane(log_, flows_);
+    run(plane, large);
+    plane.turn();
+    const auto book = [&] { return PinnedMaps(pin_).read_book().value_or(""); };
+    if (flows_.records.size() < flows) {
+        EXPECT_THAT(book(), HasSubstr("10.9.0.2:8080")) << "flows carry its number still";
+    }
+    EXPECT_TRUE(turn_until(plane, [&] { return book().find("10.9.0.2:8080") == std::string::npos; }))
+        << "once they have ended it is free";
+    ASSERT_THAT(flows_.records, SizeIs(flows));
+    for (const flow::Record& record : flows_.records) {
+        EXPECT_EQ(record.origin->service, "web");
+        EXPECT_EQ(to_string(record.endpoint), "10.9.0.2:8080");
+    }
+}
+
+TEST_F(PlaneProcesses, TellsOfAServiceThatWasRemovedWhileNoProcessRan) {
+    {
+        Plane plane(log_, flows_);
+        run(plane, snapshot());
+        begin_flow(plane, 50'001);
+    }
+    Snapshot other = snapshot();
+    other.services[0] = service("api", "203.0.113.9:80", {"10.9.0.2:8080"});
+    Plane plane(log_, flows_);
+    run(plane, other);
+    auto flows = plane.active_flows({});
+    flows.insert(flows.end(), flows_.records.begin(), flows_.records.end());  // or it has ended with its service
+    ASSERT_THAT(flows, SizeIs(1));
+    EXPECT_EQ(flows[0].origin->service, "web");
+    for (const telemetry::ServiceStatus& status : plane.status().services)
+        EXPECT_THAT(status.name, AnyOf("api", "web"));
+}
+
+TEST_F(PlaneTest, DrainsAnEndpointByTheNameItIsConfiguredUnderAndByItsAddress) {
+    Snapshot named = snapshot();
+    named.services[0].endpoints[0].address = {"one.example", 8080};
+    named.services[0].endpoints.push_back({.address = {"10.9.0.3", 8080}, .path = {}});
+    Plane plane(log_, flows_);
+    const Resolution resolution{{{"one.example", 8080}, {at("10.9.0.2:8080")}}};
+    ASSERT_TRUE(plane.prepare(std::make_shared<const Snapshot>(named), resolution).ok());
+    plane.apply();
+    const auto draining = [&] {
+        std::vector<bool> list;
+        const Status status = plane.status();
+        for (const telemetry::EndpointStatus& endpoint : status.services.at(0).endpoints)
+            list.push_back(endpoint.draining);
+        return list;
+    };
+    EXPECT_FALSE(plane.drain_endpoint("10.9.0.9:8080", true));
+    EXPECT_FALSE(plane.drain_endpoint("10.9.0.2:80", true));
+    EXPECT_THAT(draining(), ElementsAre(false, false));
+    EXPECT_TRUE(plane.drain_endpoint("one.example:8080", true));
+    EXPECT_THAT(draining(), ElementsAre(true, false));
+    for (uint16_t port = 50'001; port <= 50'008; ++port)
+        begin_flow(plane, port, port - 50'000u);
+    for (const flow::Record& record : plane.active_flows({}))
+        EXPECT_EQ(to_string(record.endpoint), "10.9.0.3:8080");
+
+    EXPECT_TRUE(plane.drain_endpoint("10.9.0.3:8080", true));
+    EXPECT_TRUE(plane.drain_endpoint("10.9.0.2:8080", false));
+    EXPECT_THAT(draining(), ElementsAre(false, true));
+    begin_flow(plane, 50'009, 9);
+    const auto flows = plane.active_flows({});
+    EXPECT_EQ(std::count_if(flows.begin(), flows.end(),
+                            [](const flow::Record& record) { return record.endpoint == at("10.9.0.2:8080"); }),
+              1);
+}
+
+TEST_F(PlaneProcesses, IsPausedForAnotherProcessAndTakenBack) {
+    Plane plane(log_, flows_);
+    run(plane, snapshot());
+    begin_flow(plane, 50'001);
+    plane.pause(true);
+    EXPECT_EQ(plane.due(), TimePoint::max());
+    EXPECT_THAT(plane.descriptors(), IsEmpty());
+    EXPECT_FALSE(plane.turn());
+    EXPECT_THAT(plane.active_flows({}), IsEmpty());
+    EXPECT_TRUE(attached()) << "packets go on";
+    {
+        Plane successor(log_, flows_);
+        run(successor, snapshot());
+        EXPECT_TRUE(successor.status().took_over);
+        EXPECT_THAT(successor.active_flows({}), SizeIs(1));
+    }
+    plane.pause(false);
+    EXPECT_TRUE(plane.status().running);
+    EXPECT_NE(plane.due(), TimePoint::max());
+    EXPECT_THAT(plane.active_flows({}), SizeIs(1));
+    begin_flow(plane, 50'002, 2);
+    EXPECT_FALSE(PinLock::take(pin_).ok()) << "the pin is its own again";
+}
+
+TEST_F(PlaneProcesses, IsRemovedOnlyWhereNoProcessRunsIt) {
+    const auto nothing = Plane::remove(pin_);
+    ASSERT_TRUE(nothing.ok()) << nothing.error();
+    EXPECT_EQ(*nothing, 0u);
+    {
+        Plane plane(log_, flows_);
+        run(plane, snapshot());
+        const auto refused = Plane::remove(pin_);
+        ASSERT_FALSE(refused.ok());
+        EXPECT_THAT(refused.error(), HasSubstr("is another running process's"));
+        EXPECT_TRUE(attached());
+    }
+    const auto removed = Plane::remove(pin_);
+    ASSERT_TRUE(removed.ok()) << removed.error();
+    EXPECT_EQ(*removed, 1u);
+    EXPECT_FALSE(attached());
+    EXPECT_NE(::access(pin_.c_str(), F_OK), 0);
+    const auto again = Plane::remove(pin_);
+    ASSERT_TRUE(again.ok()) << again.error();
+    EXPECT_EQ(*again, 0u);
+}
+
+TEST_F(PlaneTest, FollowsTheMachinesAddresses) {
+    Plane plane(log_, flows_);
+    run(plane, snapshot());
+    plane.turn();
+    EXPECT_FALSE(plane.turn()) << "nothing has changed";
+    ASSERT_TRUE(testing::run("ip address add 10.9.0.9/32 dev near"));
+    EXPECT_TRUE(plane.turn()) << "the snapshot has to be applied again";
+    ASSERT_TRUE(testing::run("ip link add later type veth peer name later_far"));
+    EXPECT_TRUE(plane.status().running);
+}
+
+TEST_F(PlaneTest, SaysWhatIsMissingAndGoesOnWithTheRest) {
+    Snapshot next = snapshot();
+    next.settings.packet.interfaces.push_back("later");
+    next.services[0].endpoints.push_back({.address = {"192.0.2.77", 80}, .path = {}});
+    Plane plane(log_, flows_);
+    ASSERT_TRUE(testing::run("ip route add 192.0.2.0/24 via 10.9.0.2"));
+    run(plane, next);
+    EXPECT_THAT(plane.status().notes, Contains(HasSubstr("no interface later")));
+    begin_flow(plane, 50'001);
+    ASSERT_TRUE(testing::run("ip link add later type veth peer name later_far"));
+    EXPECT_TRUE(turn_until(plane, [&] { return plane.status().notes.empty(); }));
+    EXPECT_NE(plane.status().interfaces.at(1).way, "");
+    ASSERT_TRUE(testing::run("ip route del 192.0.2.0/24"));
+    EXPECT_TRUE(turn_until(plane, [&] { return !plane.status().notes.empty(); }));
+    EXPECT_THAT(plane.status().notes, Contains(HasSubstr("no route to 192.0.2.77")));
+}
+
+}  // namespace
+}  // namespace marchproxy::packet
