@@ -93,6 +93,7 @@ ABI_ASSERT(sizeof(struct packet_service) == 64, "one cache line");
 enum endpoint_flags {
     endpoint_in_use = 1 << 0,  // established flows may go on; without it they end
     endpoint_takes = 1 << 1,   // closed flows may begin again
+    endpoint_shares = 1 << 2,  // a service listens at one of its source addresses, whose port is not for flows
 };
 
 struct packet_endpoint {

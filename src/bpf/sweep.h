@@ -92,7 +92,8 @@ inlined bool over(struct swept* s, const struct packet_service* service, __u64 n
     const __u32 wait = patience(service, state), number = s->target >> flow_endpoint_shift & (max_packet_endpoints - 1);
     const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &number);
     *why = packet_verdict_service_removed;
-    if (!service->protocol || !endpoint || !(endpoint->flags & endpoint_in_use)) return true;
+    // A service that is gone keeps a record without times until its flows have ended.
+    if (!service->idle_seconds || !endpoint || !(endpoint->flags & endpoint_in_use)) return true;
     *why = end_of(state);
     if (s->silent < wait) return false;
     if (s->back_identity && traffic_silent(s->back_traffic, now) < s->silent)

@@ -62,11 +62,21 @@ void Interfaces::attach(const Attacher& attacher, Programs& programs) {
         if (!member.attachment || !attacher.still_attached(*member.attachment)) attach(attacher, programs, member);
 }
 
+void Interfaces::tell_addresses(Programs& programs) const {
+    for (const Member& member : members_)
+        tell_address(member.name, programs);
+}
+
+void Interfaces::tell_address(const std::string& name, Programs& programs) const {
+    const unsigned index = find_interface(name).index;
+    const auto address = hardware_address(name);
+    if (index == 0 || !address) return;
+    if (const auto told = programs.set_interface(index, *address); !told.ok())
+        log_.limited(LogLevel::error, "packet-interface", told.error());
+}
+
 void Interfaces::attach(const Attacher& attacher, Programs& programs, Member& member) {
-    const Interface interface = find_interface(member.name);
-    if (const auto address = hardware_address(member.name); interface.index != 0 && address)
-        if (const auto told = programs.set_interface(interface.index, *address); !told.ok())
-            log_.limited(LogLevel::error, "packet-interface", told.error());
+    tell_address(member.name, programs);
     const bool veth = is_veth(member.name);
     if (veth) programs.bounce_by_redirect();
     const Attachable attachable{.xdp = programs.xdp(), .classifier = programs.tc(), .open_again = [&programs] {

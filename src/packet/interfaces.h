@@ -22,6 +22,9 @@ class Interfaces {
     // may be tried again at any time. Interfaces that are pinned and not named any more are detached.
     void attach(const Attacher& attacher, Programs& programs);
 
+    // Hardware addresses may change while programs stay attached.
+    void tell_addresses(Programs& programs) const;
+
     // Whether every interface has its program still; looks at the kernel.
     bool complete(const Attacher& attacher) const;
 
@@ -35,6 +38,7 @@ class Interfaces {
     };
 
     void attach(const Attacher& attacher, Programs& programs, Member& member);
+    void tell_address(const std::string& name, Programs& programs) const;
 
     telemetry::Log& log_;
     const PacketMode mode_;

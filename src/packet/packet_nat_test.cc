@@ -1,4 +1,6 @@
 // nat: the endpoint sees an address of ours, and a port that stands for the client.
+#include <set>
+
 #include "packet/plane_rows.h"
 
 namespace marchproxy::packet {
@@ -121,6 +123,27 @@ TEST_P(Nat, PortsAreExhaustedByName) {
     EXPECT_EQ(refused, 8);
     const auto counters = programs->service_counters(nat_udp);
     EXPECT_EQ(counters->flows, 4u);
+}
+
+// The machine's one address may be a service's too: its port is not given to flows, and what comes there is a client's.
+TEST_P(Nat, APortAtWhichAServiceListensIsNotTaken) {
+    Capacity few = small;
+    few.nat_port_first = 40'000;
+    few.nat_ports = 4;
+    load(few);
+    set_endpoint(nat_udp, abi::endpoint_in_use | abi::endpoint_takes | abi::endpoint_shares);
+    std::vector<abi::directory_entry> directory = entries();
+    directory.push_back({address_of(source), htons(40'001), udp_protocol, abi::directory_service, dnat_udp});
+    expect(programs->set_directory(**build_directory(directory)));
+    std::set<unsigned> taken;
+    for (uint16_t port = 1; port <= 12; ++port) {
+        const Outcome outcome = run(from_client(false).udp(static_cast<uint16_t>(50'000 + port), 80));
+        if (outcome.went != Went::sent) continue;
+        const auto d = dissect(outcome.frame);
+        ASSERT_TRUE(d);
+        taken.insert(get16(outcome.frame, d->transport));
+    }
+    EXPECT_EQ(taken, (std::set<unsigned>{40'000, 40'002, 40'003}));
 }
 
 // One chunk is the whole table; what was refused left nothing, and what is in it goes on.

@@ -71,8 +71,10 @@ class Planner {
         keep_back(held_.endpoints, book.endpoints, left_endpoints_,
                   [](const abi::packet_endpoint& r) { return std::tuple(from_abi(r.address), r.port_be, r.protocol); });
         keep_back(held_.sources, book.sources, left_sources_, from_abi);
-        for (const PlannedService& planned : input_.services)
+        for (const PlannedService& planned : input_.services) {
+            listens_.insert(planned.service->listen.ip);
             take_service(planned);
+        }
         for (const PlannedService& planned : input_.services)
             for (const Target& target : planned.targets)
                 take_endpoint(*planned.service, target);
@@ -123,6 +125,7 @@ class Planner {
     std::map<std::tuple<IpAddress, uint16_t, uint8_t, uint8_t>, uint32_t> left_services_;
     std::map<std::tuple<IpAddress, uint16_t, uint8_t>, uint32_t> left_endpoints_;
     std::map<IpAddress, uint32_t> left_sources_;
+    std::set<IpAddress> listens_;       // the services' addresses
     std::map<uint32_t, bool> answers_;  // by endpoint: whether packets come back from there
     std::map<std::vector<IpAddress>, SourceRun> runs_;
     size_t access_entries_ = 0;
@@ -207,6 +210,8 @@ void Planner::take_endpoint(const Service& service, const Target& target) {
         find_again(address, address, made_.indexes.sources, left_sources_);
     const auto [found, fresh] = runs_.try_emplace(wanted);
     if (fresh) found->second = take_sources(wanted, made_.indexes.sources, made_.notes);
+    if (std::any_of(wanted.begin(), wanted.end(), [&](const IpAddress& ip) { return listens_.contains(ip); }))
+        record.flags |= abi::endpoint_shares;
     record.source_first = found->second.first;
     record.source_count = found->second.count;
 }

@@ -222,5 +222,21 @@ TEST(NewFlowLimit, AdmitsTheRateAndABurstOfATenthOfASecond) {
     }
 }
 
+TEST(Plan, MarksEndpointsWhoseSourceAddressIsAServicesToo) {
+    World world;
+    world.add("own", "10.0.0.2:8080", {"10.0.1.1:80"});
+    world.add("vip", "203.0.113.1:80", {"[2001:db8:1::1]:80", "10.0.1.2:80"});
+    const auto planned = make_plan(world.input(), world.indexes, {});
+    ASSERT_TRUE(planned) << planned.error();
+    for (const auto& [index, endpoint] : planned->plan.endpoints)
+        EXPECT_TRUE(endpoint.flags & abi::endpoint_shares) << index;
+
+    world.snapshot.services.erase(world.snapshot.services.begin());
+    const auto alone = make_plan(world.input(), world.indexes, {});
+    ASSERT_TRUE(alone);
+    for (const auto& [index, endpoint] : alone->plan.endpoints)
+        EXPECT_FALSE(endpoint.flags & abi::endpoint_shares) << index;
+}
+
 }  // namespace
 }  // namespace marchproxy::packet

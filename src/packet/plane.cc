@@ -200,7 +200,7 @@ void Plane::Implementation::end() {
     }
     const auto removed = Plane::remove(pin);
     if (!removed.ok())
-        log_.error("packet plane: what an earlier process left cannot be removed", {{"error", removed.error()}});
+        log_.error("packet plane: what another process, or an earlier one, left stays", {{"error", removed.error()}});
     else if (*removed > 0)
         log_.info("packet plane ended: no service is in it", {{"interfaces", *removed}});
 }
@@ -265,6 +265,7 @@ void Plane::Implementation::follow_kernel() {
 bool Plane::Implementation::addresses_moved() {
     if (!std::exchange(network_moved_, false)) return false;
     neighbours_.routes_changed();
+    interfaces_->tell_addresses(*programs_);
     Subject now{.snapshot = current_->snapshot,
                 .resolution = current_->resolution,
                 .assignments = {},

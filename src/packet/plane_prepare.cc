@@ -65,9 +65,6 @@ Surroundings Plane::Implementation::surroundings_of(const Subject& subject) {
                         .sources = subject.sources,
                         .own = subject.own,
                         .unavailable = refused_};
-    const PortRange ports = free_ports();
-    around.nat_port_first = programs_ ? programs_->capacity().nat_port_first : ports.first;
-    around.nat_ports = programs_ ? programs_->capacity().nat_ports : ports.count;
     const auto& services = subject.snapshot->services;
     const bool asked = settings.packet.enabled && !settings.packet.interfaces.empty() &&
                        std::any_of(services.begin(), services.end(), may_want);

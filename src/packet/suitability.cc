@@ -32,7 +32,7 @@ Reason by_connections(const Service& service, const Surroundings&) {
     return {};
 }
 
-Reason by_listen(const Service& service, const Surroundings& around) {
+Reason by_listen(const Service& service, const Surroundings&) {
     const IpAddress& ip = service.listen.ip;
     if (ip.is_unspecified())
         return fmt::format("listen: {} is every address; write the service's own, as in {}", to_string(service.listen),
@@ -40,14 +40,6 @@ Reason by_listen(const Service& service, const Surroundings& around) {
                                                    service.listen.port}));
     if (ip.is_loopback())
         return fmt::format("listen: {} is met by no packet of an interface", to_string(service.listen));
-    const std::vector<IpAddress> sources = around.sources.all();
-    const bool shared = std::find(sources.begin(), sources.end(), ip) != sources.end();
-    if (shared && service.listen.port - around.nat_port_first < around.nat_ports &&
-        service.listen.port >= around.nat_port_first)
-        return fmt::format(
-            "{} is also the address from which endpoints are spoken to, with ports {}-{}; give the service an address "
-            "of its own or a port outside of them",
-            to_string(service.listen), around.nat_port_first, around.nat_port_first + around.nat_ports - 1);
     return {};
 }
 

@@ -17,10 +17,8 @@ struct Surroundings {
     const Settings* settings;
     Resolution resolution;
     SourceAddresses sources;
-    std::set<IpAddress> own{};       // the machine's addresses
-    uint16_t nat_port_first = 1024;  // as in Capacity
-    uint16_t nat_ports = 64'512;
-    std::string unavailable;  // why this machine has no packet plane; empty: it has
+    std::set<IpAddress> own{};  // the machine's addresses
+    std::string unavailable;    // why this machine has no packet plane; empty: it has
 };
 
 // What keeps the service from it, looked at alone. A name that has not resolved yet is no reason: it is an endpoint

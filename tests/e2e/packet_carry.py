@@ -9,7 +9,7 @@ import threading
 import time
 
 import proxy
-from netns import CLIENT, PROXY_TO_SERVER, SERVER, SERVER6, inside
+from netns import CLIENT, PROXY_TO_SERVER, SERVER, SERVER6, inside, ip
 from packet_plane import NEAR_VIP, NEAR_VIP6, VIP, VIP6, PacketPlane, netns
 from peers import Datagrams, Echo, Exchange
 from proxy import address_of, eventually, service
@@ -135,6 +135,52 @@ class Carry(PacketPlane):
                     self.assertGreater(end["sum_received"]["bits_per_second"], 50e6)
         self.assertGreater(running.service("tcp")["received_bytes"], 10_000_000)
         self.assertGreater(running.service("udp")["sent_bytes"], 1_000_000)
+
+    def datagram(self, target, data, timeout=5):
+        with inside(self.client):
+            client = self.keep(socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET, socket.SOCK_DGRAM))
+        client.settimeout(timeout)
+        client.connect(target)
+        client.send(data)
+        return client.recv(65535)
+
+    def test_datagrams_in_fragments(self):
+        echo, echo6 = self.serve(lambda: Datagrams(host=SERVER)), self.serve(lambda: Datagrams(host=SERVER6))
+        dns = service((SERVER, echo.port), name="dns", protocol="udp", listen=f"{VIP}:53")
+        dns6 = service((SERVER6, echo6.port), name="dns6", protocol="udp", listen=f"[{VIP6}]:53", forwarding="dnat")
+        running = self.begin(dns, dns6)
+        for one in (dns, dns6):
+            for size in (100, 2000, 9000):
+                with self.subTest(one["name"], size=size):
+                    data = bytes(n % 251 for n in range(size))
+                    self.assertEqual(data, self.datagram(address_of(one), data), running.log(5))
+
+    def test_a_narrow_link_behind_the_proxy(self):
+        ip("-n", self.middle, "route", "add", f"{SERVER}/32", "dev", "server0", "mtu", "lock", "1300")
+        ip("-n", self.middle, "-6", "route", "add", f"{SERVER6}/128", "dev", "server0", "mtu", "lock", "1300")
+        four, six = self.serve(lambda: Exchange(host=SERVER)), self.serve(lambda: Exchange(host=SERVER6))
+        web = service((SERVER, four.port), listen=f"{VIP}:80")
+        web6 = service((SERVER6, six.port), name="web6", listen=f"[{VIP6}]:80")
+        running = self.begin(web, web6)
+        for one, server in ((web, four), (web6, six)):
+            # The endpoint does not know of it: the clients' segments become small by what they are told.
+            self.assertIsNone(self.transfer(server, address_of(one), 1, 3_000_000, 3_000_000))
+            self.assertGreater(running.service(one["name"])["dropped"].get("oversized", 0), 0)
+
+    @proxy.requires("traceroute")
+    def test_traceroute_sees_the_service_address(self):
+        echo = self.serve(lambda: Datagrams(host=SERVER))
+        self.begin(service((SERVER, echo.port), name="dns", protocol="udp", listen=f"{VIP}:53"))
+        hops = netns(self.client, "traceroute", "-n", "-q1", "-w2", "-m1", "-U", "-p53", VIP).stdout.splitlines()
+        self.assertIn(VIP, hops[-1])
+
+    def test_a_service_at_the_address_that_endpoints_see(self):
+        echo = self.serve(lambda: Echo(host=SERVER))
+        web = service((SERVER, echo.port), listen=f"{PROXY_TO_SERVER}:8080")
+        running = self.begin(web)
+        self.assert_in_kernel(running)
+        for _ in range(3):
+            self.assert_echo(self.dial(web))
 
     def test_ping_and_an_address_in_the_clients_own_network(self):
         echo, echo6 = self.serve(lambda: Echo(host=SERVER)), self.serve(lambda: Echo(host=SERVER6))

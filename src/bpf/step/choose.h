@@ -4,6 +4,7 @@
 #include "bpf/lib/flows.h"
 #include "bpf/step/account.h"
 #include "bpf/step/admit.h"
+#include "bpf/step/classify.h"
 
 struct chosen {
     __u32 endpoint;  // 0: none, and `why`
@@ -54,6 +55,16 @@ inlined void read_target(__u64 target, struct chosen* c) {
 // leads to.
 enum { port_attempts = 32 };
 
+// Whether a service listens there: what came to that port would be a client's.
+__noinline int serves(__u32 source, __u32 port, __u32 protocol) {
+    const __u32 zero = 0;
+    const struct address* address = bpf_map_lookup_elem(&source_addresses, &source);
+    void* inner = bpf_map_lookup_elem(&directory, &zero);
+    struct directory* d = inner ? bpf_map_lookup_elem(inner, &zero) : 0;
+    __u8 kind = 0;
+    return d && address && look_up(d, address, bpf_htons(port), protocol, &kind) && kind == directory_service;
+}
+
 inlined bool find_port(const struct packet_endpoint* endpoint, __u16 wanted, __u64 identity, __u64 target,
                        __u64 seconds, struct chosen* c) {
     __u64 draw = identity;
@@ -64,6 +75,7 @@ inlined bool find_port(const struct packet_endpoint* endpoint, __u16 wanted, __u
         c->port = nat_port_first + (__u32)((draw >> 32) * nat_ports >> 32);
         if (attempt == 0) c->source = endpoint->source_first;
         if (attempt == 0 && (__u16)(wanted - nat_port_first) < nat_ports) c->port = wanted;
+        if (endpoint->flags & endpoint_shares && serves(c->source, c->port, endpoint->protocol)) continue;
         if (publish_endpoint(identity_of_endpoint(c->endpoint, c->source, c->port), target, seconds) >= 0) return true;
     }
     return false;
