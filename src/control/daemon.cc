@@ -417,13 +417,15 @@ class Daemon::Implementation final : public admin::View {
             log_->warn("SIGUSR2 ignored", {{"why", successor_ ? "a new process is starting already" : "draining"}});
             return;
         }
+        // Before the new one may want it.
+        packet_->pause(true);
         auto started = Successor::start(program_, options_.arguments, stream_->listeners(), signals_.mask_before());
         if (!started.ok()) {
+            packet_->pause(false);
             upgrade_failed(started.error());
             return;
         }
         successor_.emplace(std::move(*started));
-        packet_->pause(true);
         successor_deadline_ = Clock::now() + successor_patience;
         log_->info("a new process starts to take over", {{"program", program_}, {"process", successor_->process()}});
     }
