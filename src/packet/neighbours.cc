@@ -1,5 +1,6 @@
 #include "packet/neighbours.h"
 
+#include <algorithm>
 #include <map>
 
 #include "packet/directory.h"
@@ -10,12 +11,13 @@ namespace marchproxy::packet {
 void Neighbours::keep(std::set<IpAddress> endpoints) {
     if (endpoints == endpoints_) return;
     endpoints_ = std::move(endpoints);
-    due_ = {};
+    begin_again();
 }
 
 void Neighbours::turn(TimePoint now) {
     if (now < due_) return;
-    due_ = now + interval;
+    due_ = now + (eager_ > 0 ? soon : interval);
+    eager_ = std::max(eager_ - 1, 0);
     problems_.clear();
     std::map<std::pair<unsigned, IpAddress>, IpAddress> hops;  // and an endpoint behind each
     for (const IpAddress& endpoint : endpoints_) {

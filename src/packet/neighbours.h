@@ -18,7 +18,7 @@ class Neighbours {
 
     // From now on, these; resolved with the next turn.
     void keep(std::set<IpAddress> endpoints);
-    void routes_changed() { due_ = {}; }
+    void routes_changed() { begin_again(); }
 
     TimePoint due() const { return endpoints_.empty() ? TimePoint::max() : due_; }
     void turn(TimePoint now);
@@ -31,11 +31,20 @@ class Neighbours {
   private:
     // Fresh entries become stale after half a minute or more (net.ipv4.neigh.*.base_reachable_time).
     static constexpr Duration interval = std::chrono::seconds(20);
+    // After a change a link may still be coming up: the first asking is in vain then, and is done again soon.
+    static constexpr Duration soon = std::chrono::seconds(1);
+    static constexpr int eager_turns = 3;
+
+    void begin_again() {
+        due_ = {};
+        eager_ = eager_turns;
+    }
 
     telemetry::Log& log_;
     std::set<IpAddress> endpoints_;
     std::vector<std::string> problems_;
     TimePoint due_{};
+    int eager_ = 0;
 };
 
 }  // namespace marchproxy::packet

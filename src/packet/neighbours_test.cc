@@ -58,8 +58,14 @@ TEST_F(NeighboursTest, ResolveTheGatewayBeforeAnyPacketGoesThere) {
 TEST_F(NeighboursTest, AskAgainBeforeAnswersGrowOldAndAtOnceWhenRoutesChange) {
     neighbours.keep({ip("10.10.0.1")});
     neighbours.turn(now);
-    EXPECT_GT(neighbours.due(), now + std::chrono::seconds(5));
-    EXPECT_LE(neighbours.due(), now + std::chrono::seconds(30));
+    EXPECT_LE(neighbours.due(), now + std::chrono::seconds(2)) << "the link may still have been coming up";
+    TimePoint later = now;
+    for (int turn = 0; turn < 5 && neighbours.due() < later + std::chrono::seconds(5); ++turn) {
+        later = neighbours.due();
+        neighbours.turn(later);
+    }
+    EXPECT_GT(neighbours.due(), later + std::chrono::seconds(5));
+    EXPECT_LE(neighbours.due(), later + std::chrono::seconds(30));
     ASSERT_TRUE(testing::run("ip route replace 10.10.0.0/16 via 10.9.0.3"));
     neighbours.turn(now);
     EXPECT_FALSE(has_neighbour("10.9.0.3")) << "it is not due yet";
