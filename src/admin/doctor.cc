@@ -215,7 +215,7 @@ std::vector<Finding> examine(const Machine& machine) {
 
 std::vector<Finding> examine(const std::vector<packet::Capability>& capabilities) {
     constexpr auto meaning =
-        "forwarding in the kernel: many times the packets for the same CPU, where services allow it";
+        "forwarding in the kernel, where services allow it: their packets do not come to this process";
     const bool usable = packet::usable(capabilities);
     std::vector<Finding> findings = {
         {usable ? State::good : State::improvable, "packet plane",
