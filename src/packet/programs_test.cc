@@ -6,8 +6,8 @@
 
 #include <optional>
 
-#include "packet/directory.h"
 #include "packet/libbpf_messages.h"
+#include "packet/maps.h"
 #include "packet/plan_cases.h"
 #include "packet/read_back.h"
 #include "packet/reconcile.h"
@@ -17,36 +17,6 @@ namespace marchproxy::packet {
 namespace {
 
 using ::testing::HasSubstr;
-
-class Maps final : public MapTarget {
-  public:
-    explicit Maps(Programs& programs) : programs_(programs) {}
-    Result<void> set_source(uint32_t index, const abi::address& address) override {
-        return programs_.set_source(index, address);
-    }
-    Result<void> set_endpoint(uint32_t index, const abi::packet_endpoint& endpoint) override {
-        return programs_.set_endpoint(index, endpoint);
-    }
-    Result<void> set_ring(uint32_t first, std::span<const uint32_t> endpoints) override {
-        return programs_.set_ring(first, endpoints);
-    }
-    Result<void> set_access(uint32_t service, const Prefix& prefix, bool allowed) override {
-        return programs_.set_access(service, prefix, allowed);
-    }
-    Result<void> remove_access(uint32_t service, const Prefix& prefix) override {
-        return programs_.remove_access(service, prefix);
-    }
-    Result<void> set_service(uint32_t index, const abi::packet_service& service) override {
-        return programs_.set_service(index, service);
-    }
-    Result<void> set_directory(std::span<const abi::directory_entry> entries) override {
-        const auto table = build_directory(entries);
-        return table.ok() ? programs_.set_directory(**table) : Result<void>(Error{table.error()});
-    }
-
-  private:
-    Programs& programs_;
-};
 
 uint32_t id_of_map(int map) {
     bpf_map_info info{};
