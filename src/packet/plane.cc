@@ -320,11 +320,8 @@ Result<void> Plane::prepare(SnapshotPointer snapshot, const Resolution& resoluti
 bool Plane::carries(const std::string& service) const {
     std::lock_guard lock(implementation_->mutex);
     const auto& prepared = implementation_->prepared;
-    if (!prepared) return false;
-    const auto& services = prepared->snapshot->services;
-    for (size_t i = 0; i < services.size(); ++i)
-        if (services[i].name == service) return prepared->carries(i);
-    return false;
+    const Assignment* assignment = prepared ? prepared->assignment_of(service) : nullptr;
+    return assignment && assignment->packet;
 }
 
 void Plane::apply() {

@@ -35,6 +35,16 @@ bool Plane::Implementation::Subject::any() const {
                        [](const Assignment& assignment) { return assignment.packet; });
 }
 
+void Plane::Implementation::Subject::number_services() {
+    for (size_t i = 0; i < snapshot->services.size(); ++i)
+        numbers.emplace(snapshot->services[i].name, i);
+}
+
+const Assignment* Plane::Implementation::Subject::assignment_of(std::string_view service) const {
+    const auto found = numbers.find(service);
+    return found == numbers.end() ? nullptr : &assignments.services[found->second];
+}
+
 // The machine is asked once, and only if somebody may want the answer.
 const std::string& Plane::Implementation::why_unavailable() {
     if (!unavailable_) {
@@ -101,6 +111,7 @@ Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Reso
         planned_ = std::move(*planned);
         planned_over_ = written_;
     }
+    next.number_services();
     prepared = std::move(next);
     return {};
 }

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <string_view>
+#include <unordered_map>
 
 #include "packet/counts.h"
 #include "packet/interfaces.h"
@@ -46,7 +48,12 @@ class Plane::Implementation {
         SourceAddresses sources;
         std::set<IpAddress> own;
 
+        std::unordered_map<std::string_view, size_t> numbers{};  // of the snapshot's services, by name
+
+        void number_services();
         bool carries(size_t service) const { return assignments.services[service].packet; }
+        // Null: the snapshot has no such service.
+        const Assignment* assignment_of(std::string_view service) const;
         bool any() const;
     };
     std::optional<Subject> prepared;

@@ -91,11 +91,8 @@ Status Plane::Implementation::status() const {
 }
 
 std::string Plane::Implementation::reason(const std::string& service) const {
-    if (!current_) return {};
-    const auto& services = current_->snapshot->services;
-    for (size_t i = 0; i < services.size(); ++i)
-        if (services[i].name == service) return current_->assignments.services[i].reason;
-    return {};
+    const Assignment* assignment = current_ ? current_->assignment_of(service) : nullptr;
+    return assignment ? assignment->reason : std::string();
 }
 
 // Takes the lock piece by piece, as a pass over ten million flows takes the better part of a second.
