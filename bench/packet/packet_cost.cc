@@ -1,7 +1,6 @@
 // packet_cost [--flows N,N] [--rounds N] [--only REGEX]: what a packet costs in the packet plane, by BPF_PROG_TEST_RUN,
 // above the bench's own floor; beside it the same program on the kernel's hash maps. One JSON line a figure:
 // {bench, subject, unit, values}.
-#include <CLI/CLI.hpp>
 #include <chrono>
 
 #include "bench/packet/world.h"
@@ -112,21 +111,10 @@ void with_flows(const Table& table, uint32_t flows, const std::string& objects) 
 
 int main(int argc, char** argv) {
     using namespace marchproxy::bench;
-    CLI::App app{"What a packet costs in the packet plane, in nanoseconds"};
-    std::vector<uint32_t> flows{1, 1'000'000, 10'000'000};
-    int rounds = 5;
-    std::string only, objects = ".";
-    app.add_option("--flows", flows)->delimiter(',');
-    app.add_option("--rounds", rounds);
-    app.add_option("--only", only);
-    app.add_option("--objects", objects, "where the bench's BPF objects lie");
-    CLI11_PARSE(app, argc, argv);
-    try {
-        make_network();
-        for (const uint32_t count : flows)
-            with_flows(Table(only, rounds), count, objects);
-    } catch (const std::exception& error) {
-        fmt::print(stderr, "packet_cost: {}\n", error.what());
-        return 1;
-    }
+    return run_bench(argc, argv, "packet_cost", "What a packet costs in the packet plane, in nanoseconds",
+                     {.flows = {1, 1'000'000, 10'000'000}}, [](const Options& options) {
+                         make_network();
+                         for (const uint32_t count : options.flows)
+                             with_flows(Table(options.only, options.rounds), count, options.objects);
+                     });
 }

@@ -13,7 +13,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <fstream>
 #include <sstream>
@@ -148,23 +147,12 @@ void measure(const Table& table, uint32_t flows, const std::string& objects) {
 
 int main(int argc, char** argv) {
     using namespace marchproxy::bench;
-    CLI::App app{"What a forwarded packet costs a core, in nanoseconds"};
-    std::vector<uint32_t> flows{1, 100'000};
-    int rounds = 5;
-    std::string only, objects = ".";
-    app.add_option("--flows", flows)->delimiter(',');
-    app.add_option("--rounds", rounds);
-    app.add_option("--only", only);
-    app.add_option("--objects", objects, "where the bench's BPF objects lie");
-    CLI11_PARSE(app, argc, argv);
-    try {
-        pin_to_one_core();
-        for (const uint32_t count : flows) {
-            make_network();
-            measure(Table(only, rounds), count, objects);
-        }
-    } catch (const std::exception& error) {
-        fmt::print(stderr, "packet_live: {}\n", error.what());
-        return 1;
-    }
+    return run_bench(argc, argv, "packet_live", "What a forwarded packet costs a core, in nanoseconds",
+                     {.flows = {1, 100'000}}, [](const Options& options) {
+                         pin_to_one_core();
+                         for (const uint32_t count : options.flows) {
+                             make_network();
+                             measure(Table(options.only, options.rounds), count, options.objects);
+                         }
+                     });
 }

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -226,5 +227,28 @@ class Table {
     std::regex only_;
     int rounds_;
 };
+
+// The command line of a packet bench, which runs `measure` with it. Returns the exit status.
+struct Options {
+    std::vector<uint32_t> flows;
+    int rounds = 5;
+    std::string only{}, objects = ".";
+};
+inline int run_bench(int argc, char** argv, const char* name, const char* about, Options options,
+                     const std::function<void(const Options&)>& measure) {
+    CLI::App app{about};
+    app.add_option("--flows", options.flows)->delimiter(',');
+    app.add_option("--rounds", options.rounds);
+    app.add_option("--only", options.only);
+    app.add_option("--objects", options.objects, "where the bench's BPF objects lie");
+    CLI11_PARSE(app, argc, argv);
+    try {
+        measure(options);
+    } catch (const std::exception& error) {
+        fmt::print(stderr, "{}: {}\n", name, error.what());
+        return 1;
+    }
+    return 0;
+}
 
 }  // namespace marchproxy::bench

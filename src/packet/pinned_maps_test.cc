@@ -106,13 +106,11 @@ TEST(MapsMadeText, WithANumberOutOfRangeIsRefusedNotWrapped) {
     }
 }
 
-class Pinned : public testing::Namespace {
+class Pinned : public testing::PinNamespace {
   protected:
     void SetUp() override {
-        Namespace::SetUp();
+        PinNamespace::SetUp();
         if (IsSkipped() || HasFatalFailure()) return;
-        if (!testing::load_xdp()) GTEST_SKIP() << "the kernel takes no BPF maps from this process";
-        mount_bpffs();
         directory_ = bpffs + "/marchproxy";
     }
     static size_t entries_of(const std::string& directory) {

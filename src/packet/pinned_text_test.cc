@@ -12,13 +12,11 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class PinnedText : public testing::Namespace {
+class PinnedText : public testing::PinNamespace {
   protected:
     void SetUp() override {
-        Namespace::SetUp();
+        PinNamespace::SetUp();
         if (IsSkipped() || HasFatalFailure()) return;
-        if (!testing::load_xdp()) GTEST_SKIP() << "the kernel takes no BPF maps from this process";
-        mount_bpffs();
         ASSERT_EQ(::mkdir((bpffs + "/texts").c_str(), 0700), 0);
         path_ = bpffs + "/texts/text";
     }

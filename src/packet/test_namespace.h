@@ -107,4 +107,15 @@ class Namespace : public ::testing::Test {
     bool inside_ = false;
 };
 
+// With a BPF file system, and a kernel that takes maps to pin there.
+class PinNamespace : public Namespace {
+  protected:
+    void SetUp() override {
+        Namespace::SetUp();
+        if (IsSkipped() || HasFatalFailure()) return;
+        if (!load_xdp()) GTEST_SKIP() << "the kernel takes no BPF maps from this process";
+        mount_bpffs();
+    }
+};
+
 }  // namespace marchproxy::packet::testing
