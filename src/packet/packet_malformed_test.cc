@@ -53,7 +53,9 @@ class Malformed : public Plane {
         const unsigned type = get16(in, 12);
         if (GetParam() == Hook::tc && in.size() < (type == 0x0800 ? 34u : type == 0x86dd ? 54u : 14u)) return;
         const Outcome out = run(in, interface);
-        if (out.went == Went::dropped || out.went == Went::bounced) {  // and its sender told
+        const bool told = out.went == (GetParam() == Hook::xdp ? Went::bounced : Went::sent) &&
+                          std::equal(in.begin(), in.begin() + 6, out.frame.begin() + 6);
+        if (out.went == Went::dropped || told) {
             ASSERT_EQ(out.refusals.size(), 1u) << row << hex(in);
             return;
         }

@@ -24,7 +24,7 @@ namespace marchproxy::packet {
 namespace {
 
 Error failed(std::string_view what, int error) {
-    const char* advice = error == EPERM || error == EACCES ? "; it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" : "";
+    const char* advice = error == EPERM ? "; it takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN" : "";
     return {fmt::format("packet plane: {}: {}{}", what, strerror(error), advice)};
 }
 

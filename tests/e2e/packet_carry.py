@@ -160,24 +160,35 @@ class Carry(PacketPlane):
                     data = bytes(n % 251 for n in range(size))
                     self.assertEqual(data, self.datagram(address_of(one), data), running.log(5))
 
-    def test_a_narrow_link_behind_the_proxy(self):
+    def check_narrow_link(self, **packet):
         ip("-n", self.middle, "route", "add", f"{SERVER}/32", "dev", "server0", "mtu", "lock", "1300")
         ip("-n", self.middle, "-6", "route", "add", f"{SERVER6}/128", "dev", "server0", "mtu", "lock", "1300")
         four, six = self.serve(lambda: Exchange(host=SERVER)), self.serve(lambda: Exchange(host=SERVER6))
         web = service((SERVER, four.port), listen=f"{VIP}:80")
         web6 = service((SERVER6, six.port), name="web6", listen=f"[{VIP6}]:80")
-        running = self.begin(web, web6)
+        running = self.begin(web, web6, **packet)
         for one, server in ((web, four), (web6, six)):
             # The endpoint does not know of it: the clients' segments become small by what they are told.
             self.assertIsNone(self.transfer(server, address_of(one), 1, 3_000_000, 3_000_000))
             self.assertGreater(running.service(one["name"])["dropped"].get("oversized", 0), 0)
 
+    def test_a_narrow_link_behind_the_proxy(self):
+        self.check_narrow_link()
+
+    def test_a_narrow_link_behind_the_proxy_at_tc(self):
+        netns(self.client, "ethtool", "-K", "up0", "tx", "on", "gro", "off")
+        self.check_narrow_link(mode="tc")
+
     @proxy.requires("traceroute")
     def test_traceroute_sees_the_service_address(self):
         echo = self.serve(lambda: Datagrams(host=SERVER))
-        self.begin(service((SERVER, echo.port), name="dns", protocol="udp", listen=f"{VIP}:53"))
-        hops = netns(self.client, "traceroute", "-n", "-q1", "-w2", "-m1", "-U", "-p53", VIP).stdout.splitlines()
-        self.assertIn(VIP, hops[-1])
+        for port, mode in ((53, "native"), (54, "tc")):
+            netns(self.client, "ethtool", "-K", "up0", "tx", "off" if mode == "native" else "on")
+            running = self.begin(service((SERVER, echo.port), name="dns", protocol="udp", listen=f"{VIP}:{port}"), mode=mode)
+            hops = netns(self.client, "traceroute", "-n", "-q1", "-w2", "-m1", "-U", f"-p{port}", VIP).stdout.splitlines()
+            self.assertIn(VIP, hops[-1], mode)
+            running.stop()
+            self.detach(running)
 
     def test_a_service_at_the_address_that_endpoints_see(self):
         echo = self.serve(lambda: Echo(host=SERVER))

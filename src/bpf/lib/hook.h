@@ -29,9 +29,18 @@ inlined struct cursor frame_of(void* context, enum hook hook) {
     return (struct cursor){(void*)(long)skb->data, (void*)(long)skb->data_end};
 }
 
+// Written out: the compiler would share the member's address between places that ask for it, and the verifier takes a
+// context only as it was given.
+#define CONTEXT_WORD(context, type, member)                                                              \
+    ({                                                                                                   \
+        __u32 word;                                                                                      \
+        asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(word) : "r"(context), "i"(offsetof(type, member))); \
+        word;                                                                                            \
+    })
+
 inlined __u32 ingress_interface(void* context, enum hook hook) {
-    return hook == hook_xdp ? ((struct xdp_md*)context)->ingress_ifindex
-                            : ((struct __sk_buff*)context)->ingress_ifindex;
+    return hook == hook_xdp ? CONTEXT_WORD(context, struct xdp_md, ingress_ifindex)
+                            : CONTEXT_WORD(context, struct __sk_buff, ingress_ifindex);
 }
 
 // The same, of which at least `size` bytes can be seen if it has them. Ends every pointer into the frame.

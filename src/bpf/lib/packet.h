@@ -28,10 +28,11 @@ struct packet {
     __u8 tcp_flags;  // tcp_fin | …
     __u8 hop_limit;
     bool v6;
-    __u8 fragment;         // enum fragment
-    __u32 identification;  // of the datagram that it is a part of
-    __u32 length;          // from the IP header on
-    __u32 room;            // what the frame has from the IP header on, of which the cursor may see the beginning only
+    __u8 fragment;          // enum fragment
+    __u8 transport_header;  // bytes of it, with TCP's options
+    __u32 identification;   // of the datagram that it is a part of
+    __u32 length;           // from the IP header on
+    __u32 room;             // what the frame has from the IP header on, of which the cursor may see the beginning only
     __u16 network, transport;  // where in the frame the headers begin
 };
 
@@ -199,6 +200,7 @@ inlined enum parsed parse_transport(struct cursor* c, struct packet* p) {
         p->source_port_be = udp->source;
         p->destination_port_be = udp->dest;
         p->tcp_flags = 0;
+        p->transport_header = sizeof(*udp);
         return parsed_flow;
     }
     if (p->protocol == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP)) return parse_icmp(c, p, room);
@@ -208,6 +210,7 @@ inlined enum parsed parse_transport(struct cursor* c, struct packet* p) {
     p->source_port_be = tcp->source;
     p->destination_port_be = tcp->dest;
     p->tcp_flags = ((__u8*)tcp)[13];
+    p->transport_header = tcp->doff * 4;
     return parsed_flow;
 }
 

@@ -19,11 +19,16 @@ inlined int find_way(void* context, enum hook hook, const struct packet* p, cons
     return hook == hook_tc ? (int)way_by_kernel : packet_verdict_no_neighbour;
 }
 
-// Whether it is more than the next link takes. At TC the kernel cuts what it has put together itself. RFC 1812 would
-// have a router cut an IPv4 packet that may be: that cannot be done here, and the sender is told as if it might not be,
-// which is more than it would learn from the link.
+// The size in which it will leave: at TC the kernel cuts what it has put together itself.
+inlined __u32 length_on_link(void* context, enum hook hook, const struct packet* p) {
+    const __u32 segment = hook == hook_tc ? CONTEXT_WORD(context, struct __sk_buff, gso_size) : 0;
+    return segment ? p->transport - p->network + p->transport_header + segment : p->length;
+}
+
+// Whether it is more than the next link takes. RFC 1812 would have a router cut an IPv4 packet that may be: that cannot
+// be done here, and the sender is told as if it might not be, which is more than it would learn from the link.
 inlined bool is_too_large(void* context, enum hook hook, const struct packet* p, const struct next_hop* hop) {
-    return unlikely(p->length > hop->mtu) && !(hook == hook_tc && ((struct __sk_buff*)context)->gso_size);
+    return unlikely(p->length > hop->mtu) && length_on_link(context, hook, p) > hop->mtu;
 }
 
 // Nothing is written before it is known that the packet can go.

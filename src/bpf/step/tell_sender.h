@@ -2,8 +2,8 @@
 // 4443 3.3), so that traceroute shows the proxy; or that the packet is larger than the next link takes (RFC 1191, RFC
 // 8201), so that the sender sends smaller ones. Dropped and counted it is all the same.
 //
-// At XDP only. At TC a packet may wait for its checksum (CHECKSUM_PARTIAL): the kernel would write it into the middle
-// of what is quoted, behind our back, and no helper tells it not to. There the sender is told nothing.
+// At TC a packet may wait for its checksum (CHECKSUM_PARTIAL): the kernel will write it into the middle of what is
+// quoted, behind our back, and no helper tells it not to. But what it will come to is known beforehand.
 #pragma once
 
 #include "bpf/lib/checksum.h"
@@ -44,36 +44,73 @@ struct told_6 {
 } __attribute__((packed, aligned(4)));
 enum { precedence_internetwork_control = 0xc0 };  // RFC 1812 4.3.2.5
 
-// The sum of the packet's first bytes, by chunks of them.
+// The sum of the packet's bytes, by chunks of them.
 struct summing {
-    struct xdp_md* context;
+    void* context;
     __u32 at, left;
     __u32 sum;
     bool failed;
 };
-static long sum_chunk(__u32 i, void* summing) {
-    struct summing* s = summing;
+inlined long load_bytes(void* context, enum hook hook, __u32 at, void* to, __u32 size) {
+    return hook == hook_xdp ? bpf_xdp_load_bytes(context, at, to, size) : bpf_skb_load_bytes(context, at, to, size);
+}
+inlined long store_bytes(void* context, enum hook hook, __u32 at, const void* from, __u32 size) {
+    return hook == hook_xdp ? bpf_xdp_store_bytes(context, at, (void*)from, size)
+                            : bpf_skb_store_bytes(context, at, from, size, 0);
+}
+inlined long sum_chunk(struct summing* s, enum hook hook) {
     __be32 chunk[quote_chunk / 4] = {0};
     __u32 part = s->left < quote_chunk ? s->left : quote_chunk;
     bounded(part);
     if (part < 1) return 1;
     bounded(part);  // both bounds of the very same value, for the verifier
     if (part > quote_chunk) return 1;
-    if (bpf_xdp_load_bytes(s->context, s->at, chunk, part) != 0) s->failed = true;
+    if (load_bytes(s->context, hook, s->at, chunk, part) != 0) s->failed = true;
     s->sum = (__u32)bpf_csum_diff(0, 0, chunk, sizeof(chunk), s->sum);
     s->left -= part;
     s->at += part;
     return 0;
 }
-inlined bool sum_of_packet(struct xdp_md* context, const struct packet* p, __u32 size, __u64* sum) {
-    struct summing s = {.context = context, .at = p->network, .left = size};
-    bpf_loop(quoted_at_most_6 / quote_chunk, sum_chunk, &s, 0);
-    *sum = s.sum;
+static long sum_chunk_at_xdp(__u32 i, void* summing) {
+    return sum_chunk(summing, hook_xdp);
+}
+static long sum_chunk_at_tc(__u32 i, void* summing) {
+    return sum_chunk(summing, hook_tc);
+}
+inlined bool sum_of_bytes(void* context, enum hook hook, __u32 at, __u32 size, __u64* sum) {
+    struct summing s = {.context = context, .at = at, .left = size};
+    bpf_loop(quoted_at_most_6 / quote_chunk, hook == hook_xdp ? sum_chunk_at_xdp : sum_chunk_at_tc, &s, 0);
+    *sum += s.sum;
     return !s.failed;
 }
 
+// Whether the transport's checksum is yet to be computed, and the field holds `pseudo`, the pseudo header's sum: as far
+// as one can see. One in 65,536 packets has such a checksum in truth; its sender gets an answer that he cannot read.
+inlined bool waits_for_checksum(void* context, const struct packet* p, __u16* pseudo) {
+    const bool tcp = p->protocol == IPPROTO_TCP;
+    const __u32 at = p->transport + (tcp ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check));
+    if (p->fragment || bpf_skb_load_bytes(context, at, pseudo, sizeof(*pseudo)) != 0) return false;
+    const __u32 length = p->length - (p->transport - p->network);
+    const __u64 sum = bpf_htonl(p->protocol) + (__u64)bpf_htonl(length);
+    const __u64 addresses = p->v6 ? sum_128(sum_128(0, &p->source), &p->destination)
+                                  : (__u64)unmapped(&p->source) + unmapped(&p->destination);
+    return folded(sum + addresses) == *pseudo;
+}
+
+// The sum of the packet's first bytes, as they will be when it leaves. A checksum over all behind it makes their sum
+// the complement of what it began with, however much of them there is.
+inlined bool sum_of_packet(void* context, enum hook hook, const struct packet* p, __u32 size, __u64* sum) {
+    const __u32 before = p->transport - p->network;
+    __u16 pseudo = 0;
+    *sum = 0;
+    if (hook == hook_xdp || !waits_for_checksum(context, p, &pseudo))
+        return sum_of_bytes(context, hook, p->network, size, sum);
+    *sum = (__u16)~pseudo;
+    return sum_of_bytes(context, hook, p->network, before, sum);
+}
+
 // The sum of `quoted` bytes of the packet, and of what is said of it, goes into the ICMP header's checksum.
-inlined long write_told_4(struct xdp_md* context, const struct packet* p, const struct address* from, __u32 mtu,
+inlined long write_told_4(void* context, enum hook hook, const struct packet* p, const struct address* from, __u32 mtu,
                           __u32 quoted, __u64 sum) {
     struct told_4 told = {.ip = {.version = 4, .ihl = 5, .tos = precedence_internetwork_control, .ttl = 64}};
     told.ip.tot_len = bpf_htons(sizeof(told) + quoted);
@@ -86,9 +123,9 @@ inlined long write_told_4(struct xdp_md* context, const struct packet* p, const 
     told.icmp.code = mtu ? icmp4_fragmentation_needed : 0;
     told.icmp.rest = bpf_htonl(mtu);
     told.icmp.checksum = ~folded((__u64)(__u32)bpf_csum_diff(0, 0, (__be32*)&told.icmp, sizeof(told.icmp), sum));
-    return bpf_xdp_store_bytes(context, p->network, &told, sizeof(told));
+    return store_bytes(context, hook, p->network, &told, sizeof(told));
 }
-inlined long write_told_6(struct xdp_md* context, const struct packet* p, const struct address* from, __u32 mtu,
+inlined long write_told_6(void* context, enum hook hook, const struct packet* p, const struct address* from, __u32 mtu,
                           __u32 quoted, __u64 sum) {
     struct told_6 told = {.ip = {.version = 6, .nexthdr = IPPROTO_ICMPV6, .hop_limit = 64}};
     told.ip.payload_len = bpf_htons(sizeof(told.icmp) + quoted);
@@ -99,21 +136,21 @@ inlined long write_told_6(struct xdp_md* context, const struct packet* p, const 
     sum += bpf_htonl(sizeof(told.icmp) + quoted) + (__u64)bpf_htonl(IPPROTO_ICMPV6);
     sum = sum_128(sum_128(sum, from), &p->source) + bpf_htons(told.icmp.type << 8) + told.icmp.rest;
     told.icmp.checksum = ~folded(sum);
-    return bpf_xdp_store_bytes(context, p->network, &told, sizeof(told));
+    return store_bytes(context, hook, p->network, &told, sizeof(told));
 }
 
 // Ethernet's header and its tags before what was put in after them, back to where they came from.
-inlined bool move_ethernet(struct xdp_md* context, __u32 size, __u32 by) {
+inlined bool move_ethernet(void* context, enum hook hook, __u32 size, __u32 by) {
     __u8 bytes[ETH_HLEN + 2 * sizeof(struct vlan_header)], mac[ETH_ALEN];
     bounded(size);
     if (size < ETH_HLEN) return false;
     bounded(size);
-    if (size > sizeof(bytes) || bpf_xdp_load_bytes(context, by, bytes, size) != 0) return false;
+    if (size > sizeof(bytes) || load_bytes(context, hook, by, bytes, size) != 0) return false;
     if (bytes[0] & 1) return false;
     __builtin_memcpy(mac, bytes, ETH_ALEN);
     __builtin_memcpy(bytes, bytes + ETH_ALEN, ETH_ALEN);
     __builtin_memcpy(bytes + ETH_ALEN, mac, ETH_ALEN);
-    return bpf_xdp_store_bytes(context, 0, bytes, size) == 0;
+    return store_bytes(context, hook, 0, bytes, size) == 0;
 }
 
 // In whose name: the address that the packet was sent to, which is ours; but with dnat an endpoint sends to the client.
@@ -124,26 +161,40 @@ inlined struct address teller(const struct packet* p, const struct decision* d) 
     return through ? service->address : p->destination;
 }
 
+// Room for `header` before `quoted` bytes of the packet, and nothing behind them. Ends every pointer into the frame.
+inlined bool make_room(void* context, enum hook hook, const struct packet* p, __u32 header, __u32 quoted) {
+    if (hook == hook_xdp)
+        return bpf_xdp_adjust_tail(context, (int)(quoted - p->room)) == 0 &&
+               bpf_xdp_adjust_head(context, -(int)header) == 0;
+    // Also where nothing is cut off: it makes one packet of what was merged.
+    return bpf_skb_change_tail(context, p->network + quoted, 0) == 0 && bpf_skb_change_head(context, header, 0) == 0;
+}
+
 // The packet becomes the answer to its sender. `mtu`: what the next link takes; 0: the hop limit was over. 0: it does
 // not, and is only dropped.
-__noinline int tell_at_xdp(struct xdp_md* context, const struct packet* p, const struct decision* d, __u32 mtu) {
-    if (!p || !d || p->fragment == fragment_later || !is_one(&p->source, p->v6) || !may_tell()) return 0;
+inlined bool tell_of(void* context, enum hook hook, const struct packet* p, const struct decision* d, __u32 mtu) {
+    if (p->fragment == fragment_later || !is_one(&p->source, p->v6) || !may_tell()) return false;
     const struct address from = teller(p, d);
     const __u32 header = p->v6 ? sizeof(struct told_6) : sizeof(struct told_4);
     const __u32 most = (p->v6 ? quoted_at_most_6 : quoted_at_most_4) - header;
     const __u32 quoted = p->length < most ? p->length : most;
     __u64 sum;
-    if (!sum_of_packet(context, p, quoted, &sum)) return 0;
-    if (bpf_xdp_adjust_tail(context, (int)(quoted - p->room)) != 0) return 0;
-    if (bpf_xdp_adjust_head(context, -(int)header) != 0) return 0;
-    return move_ethernet(context, p->network, header) &&
-           (p->v6 ? write_told_6(context, p, &from, mtu, quoted, sum)
-                  : write_told_4(context, p, &from, mtu, quoted, sum)) == 0;
+    if (!sum_of_packet(context, hook, p, quoted, &sum) || !make_room(context, hook, p, header, quoted)) return false;
+    return move_ethernet(context, hook, p->network, header) &&
+           (p->v6 ? write_told_6(context, hook, p, &from, mtu, quoted, sum)
+                  : write_told_4(context, hook, p, &from, mtu, quoted, sum)) == 0;
+}
+__noinline int tell_at_xdp(struct xdp_md* context, const struct packet* p, const struct decision* d, __u32 mtu) {
+    return p && d && tell_of(context, hook_xdp, p, d, mtu);
+}
+__noinline int tell_at_tc(struct __sk_buff* context, const struct packet* p, const struct decision* d, __u32 mtu) {
+    return p && d && tell_of(context, hook_tc, p, d, mtu);
 }
 
 // Drops a packet of which its sender is to hear.
 inlined enum outcome refuse_and_tell(void* context, enum hook hook, const struct packet* p, const struct decision* d,
                                      enum packet_verdict why, __u32 mtu) {
     const enum outcome dropped = refuse(d->service, why);
-    return hook == hook_xdp && tell_at_xdp(context, p, d, mtu) ? bounce(context, hook) : dropped;
+    const int told = hook == hook_xdp ? tell_at_xdp(context, p, d, mtu) : tell_at_tc(context, p, d, mtu);
+    return told ? bounce(context, hook) : dropped;
 }
