@@ -219,6 +219,7 @@ abi_inlined __u32 traffic_silent(__u64 word, __u64 now) {
 enum {
     closed_flow_seconds = 5,  // what a flow stays after both sides closed it: a last acknowledgement may be sent again
     reset_flow_seconds = 2,
+    half_closed_flow_seconds = 60,  // of silence after the client closed, where nobody sees the endpoint (dsr)
     // A service's longest idle timeout, 4 h: beyond it too little of a traffic word's 2^14 seconds is left to tell idle
     // from busy.
     longest_idle_seconds = 4 * 3600,

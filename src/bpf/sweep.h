@@ -14,11 +14,14 @@ inlined __u32 patience(const struct packet_service* service, enum flow_state sta
     if (state == flow_opening || state == flow_answered) return service->opening_seconds;
     if (state == flow_closed) return closed_flow_seconds;
     if (state == flow_client_reset || state == flow_endpoint_reset) return reset_flow_seconds;
+    // Whether the endpoint has closed too is not seen.
+    if (state == flow_client_closed && is_dsr(service) && service->idle_seconds > half_closed_flow_seconds)
+        return half_closed_flow_seconds;
     return service->idle_seconds;
 }
 
-inlined enum packet_verdict end_of(enum flow_state state) {
-    if (state == flow_closed) return packet_verdict_finished;
+inlined enum packet_verdict end_of(const struct packet_service* service, enum flow_state state) {
+    if (state == flow_closed || (state == flow_client_closed && is_dsr(service))) return packet_verdict_finished;
     if (state == flow_client_reset) return packet_verdict_client_reset;
     if (state == flow_endpoint_reset) return packet_verdict_endpoint_reset;
     return packet_verdict_idle_timeout;
@@ -94,7 +97,7 @@ inlined bool over(struct swept* s, const struct packet_service* service, __u64 n
     *why = packet_verdict_service_removed;
     // A service that is gone keeps a record without times until its flows have ended.
     if (!service->idle_seconds || !endpoint || !(endpoint->flags & endpoint_in_use)) return true;
-    *why = end_of(state);
+    *why = end_of(service, state);
     if (s->silent < wait) return false;
     if (s->back_identity && traffic_silent(s->back_traffic, now) < s->silent)
         s->silent = traffic_silent(s->back_traffic, now);

@@ -15,7 +15,7 @@ struct Feature {
 
 inline constexpr std::array features{
     Feature{"packet", "the packet plane", true},
-    Feature{"dsr", "direct server return", false},
+    Feature{"dsr", "direct server return", true},
     Feature{"qos", "shaping", false},
     Feature{"multicloud", "routing by measured paths", false},
     Feature{"tls", "TLS", false},

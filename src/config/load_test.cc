@@ -201,6 +201,13 @@ INSTANTIATE_TEST_SUITE_P(
         Row{service("protocol: udp, accept_proxy_protocol: true"),
             "f:2:41: services[0].accept_proxy_protocol: is for tcp"},
         Row{service("encapsulation: ipip"), "f:2:18: services[0].encapsulation: needs forwarding: dsr"},
+        Row{service("forwarding: dsr"), "f:2:15: services[0].forwarding: dsr needs encapsulation: ipip or gue"},
+        Row{service("forwarding: dsr, encapsulation: none"),
+            "f:2:35: services[0].encapsulation: dsr needs encapsulation: ipip or gue"},
+        Row{"services:\n- { name: a, listen: 1.2.3.4:80, forwarding: dsr, encapsulation: gue, endpoints: [{ address: "
+            "1.2.3.5:81 }] }",
+            "f:2:94: services[0].endpoints[0].address: with forwarding: dsr the endpoint answers in the service's "
+            "place, at its port; write 1.2.3.5:80"},
         Row{service("routing: { weights: { latency: 0, cost: 0, bandwidth: 0 } }"),
             "f:2:23: services[0].routing.weights: at least one"},
         Row{service("qos: { rate: 1Gbps, guarantee: 2Gbps }"),
@@ -219,10 +226,6 @@ INSTANTIATE_TEST_SUITE_P(
         Row{service("qos: { rate: 1Gbps }"),
             "f:2:10: services[0].qos.rate: shaping (qos) is not in this version (" MARCHPROXY_VERSION
             "); remove the key\n"},
-        Row{service("forwarding: dsr"),
-            "f:2:3: services[0].forwarding: dsr needs direct server return (dsr), which is not in this version"},
-        Row{service("encapsulation: gue"),
-            "f:2:3: services[0].encapsulation: direct server return (dsr) is not in this version"},
         Row{service("tls: { mode: terminate }"),
             "f:2:10: services[0].tls.mode: TLS (tls) is not in this version (" MARCHPROXY_VERSION
             "); remove the key or set it to "

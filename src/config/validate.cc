@@ -172,6 +172,7 @@ class Services {
         if (encapsulation && service.encapsulation != Encapsulation::none && service.forwarding != Forwarding::dsr)
             problems_.at_value(*encapsulation, path + ".encapsulation", "needs forwarding: dsr");
         const Node* forwarding = sound(node, "forwarding");
+        if (forwarding && service.forwarding == Forwarding::dsr) check_dsr(service, node, *forwarding, path);
         if (forwarding && service.forwarding != Forwarding::nat && service.plane == PlaneChoice::stream)
             problems_.at_value(*forwarding, path + ".forwarding",
                                fmt::format("{} needs the packet plane; plane is stream", name_of(service.forwarding)));
@@ -183,6 +184,25 @@ class Services {
         const Node* given = node.find("routing.weights");
         if (given && weights.latency + weights.cost + weights.bandwidth <= 0)
             problems_.at_value(*given, path + ".routing.weights", "at least one must be more than 0");
+    }
+
+    // What comes out of the tunnel is for the service's own address and port.
+    void check_dsr(const Service& service, const Node& node, const Node& forwarding, const std::string& path) {
+        const Node* encapsulation = node.find("encapsulation");
+        if (service.encapsulation == Encapsulation::none && !(encapsulation && encapsulation->refused))
+            problems_.at_value(encapsulation ? *encapsulation : forwarding,
+                               path + (encapsulation ? ".encapsulation" : ".forwarding"),
+                               "dsr needs encapsulation: ipip or gue, as the endpoints take it");
+        if (!sound(node, "listen")) return;
+        for (size_t i = 0; i < service.endpoints.size(); ++i) {
+            const Node* address = sound(element(node, "endpoints", i), "address");
+            if (address && service.endpoints[i].address.port != service.listen.port)
+                problems_.at_value(
+                    *address, fmt::format("{}.endpoints[{}].address", path, i),
+                    fmt::format("with forwarding: dsr the endpoint answers in the service's place, at "
+                                "its port; write {}",
+                                to_string(HostPort{service.endpoints[i].address.host, service.listen.port})));
+        }
     }
 
     const Snapshot& snapshot_;

@@ -146,6 +146,18 @@ TEST(Plan, ServicesShareEndpoints) {
     EXPECT_EQ(ring_at(plan, 1).size(), 0U);
 }
 
+TEST(Plan, WithDsrNothingComesBackFromEndpoints) {
+    World world;
+    Service& web = world.add("web", "203.0.113.1:80", {"10.0.1.1:80"});
+    web.forwarding = Forwarding::dsr;
+    web.encapsulation = Encapsulation::gue;
+    const Plan plan = must_plan(world).plan;
+    EXPECT_EQ(plan.services.at(1).forwarding, abi::forwarding_dsr_gue);
+    EXPECT_EQ(plan.endpoints.at(1).source_count, 1) << "the outer header's source";
+    for (const abi::directory_entry& entry : plan.directory)
+        EXPECT_NE(entry.kind, abi::directory_endpoint);
+}
+
 TEST(Plan, OwnAddressesThatAreGoneGoOnWithTheirFlows) {
     World world;
     world.around.sources.general = {ip("10.0.0.2"), ip("10.0.0.3")};

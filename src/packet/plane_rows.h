@@ -68,9 +68,18 @@ inline constexpr Place places[] = {
     {"10.0.0.2", "10.1.0.2", tcp_protocol, abi::forwarding_dnat},
     {"2001:db8:a::2", "2001:db8:e::2", udp_protocol, abi::forwarding_dnat},
     {"2001:db8:a::2", "2001:db8:e::2", tcp_protocol, abi::forwarding_dnat},
+    {"10.0.0.3", "10.1.0.3", udp_protocol, abi::forwarding_dsr_ipip},
+    {"10.0.0.3", "10.1.0.3", tcp_protocol, abi::forwarding_dsr_ipip},
+    {"2001:db8:a::3", "2001:db8:e::3", udp_protocol, abi::forwarding_dsr_ipip},
+    {"2001:db8:a::3", "2001:db8:e::3", tcp_protocol, abi::forwarding_dsr_ipip},
+    {"10.0.0.4", "10.1.0.4", udp_protocol, abi::forwarding_dsr_gue},
+    {"10.0.0.4", "10.1.0.4", tcp_protocol, abi::forwarding_dsr_gue},
+    {"2001:db8:a::4", "2001:db8:e::4", udp_protocol, abi::forwarding_dsr_gue},
+    {"2001:db8:a::4", "2001:db8:e::4", tcp_protocol, abi::forwarding_dsr_gue},
 };
 inline constexpr uint32_t place_count = std::size(places);
 enum : uint32_t { nat_udp = 1, nat_tcp, nat_udp6, nat_tcp6, dnat_udp, dnat_tcp, dnat_udp6, dnat_tcp6 };
+enum : uint32_t { ipip_udp = 9, ipip_tcp, ipip_udp6, ipip_tcp6, gue_udp, gue_tcp, gue_udp6, gue_tcp6 };
 inline constexpr const char* source = "10.1.255.1";  // ours, towards endpoints
 inline constexpr const char* source6 = "2001:db8:e::ffff";
 inline constexpr uint16_t service_port = 80, endpoint_port = 8080;
@@ -131,7 +140,8 @@ class Plane : public ::testing::TestWithParam<Hook> {
         for (uint32_t i = 1; i < place_count; ++i) {
             const abi::address service = address_of(places[i].service), endpoint = address_of(places[i].endpoint);
             made.push_back({service, htons(service_port), places[i].protocol, abi::directory_service, i});
-            made.push_back({endpoint, htons(endpoint_port), places[i].protocol, abi::directory_endpoint, i});
+            if (places[i].forwarding < abi::forwarding_dsr_ipip)
+                made.push_back({endpoint, htons(endpoint_port), places[i].protocol, abi::directory_endpoint, i});
             if (hosts && places[i].protocol == udp_protocol) made.push_back({service, 0, 0, abi::directory_host, i});
         }
         made.push_back({address_of(source), 0, 0, abi::directory_source, 1});
@@ -248,7 +258,7 @@ class Plane : public ::testing::TestWithParam<Hook> {
     }
 
     static constexpr Capacity small{
-        .flows = 1, .services = 16, .endpoints = 16, .ring_slots = 64, .report_bytes = 1 << 14};
+        .flows = 1, .services = 32, .endpoints = 32, .ring_slots = 64, .report_bytes = 1 << 14};
     static inline std::optional<Programs> programs;
     uint32_t gso_size = 0;  // at TC, of the next frames
 

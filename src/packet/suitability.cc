@@ -79,11 +79,6 @@ Reason by_qos(const Service& service, const Surroundings&) {
     return {};
 }
 
-Reason by_forwarding(const Service& service, const Surroundings&) {
-    if (service.forwarding == Forwarding::dsr) return "forwarding: dsr is not in the packet plane yet";
-    return {};
-}
-
 const char* family_of(const IpAddress& ip) {
     return ip.is_v4() ? "IPv4" : "IPv6";
 }
@@ -118,8 +113,8 @@ Reason by_endpoints(const Service& service, const Surroundings& around) {
 }  // namespace
 
 Reason reason_against(const Service& service, const Surroundings& surroundings) {
-    for (const auto& check : {by_machine, by_connections, by_listen, by_policy, by_limits, by_qos, by_forwarding,
-                              by_families, by_endpoints})
+    for (const auto& check :
+         {by_machine, by_connections, by_listen, by_policy, by_limits, by_qos, by_families, by_endpoints})
         if (Reason reason = check(service, surroundings)) return reason;
     return {};
 }

@@ -38,7 +38,7 @@ const Row rows[] = {
      [](Service&, World& w) { w.snapshot.settings.stream.idle_timeout = std::chrono::hours(5); }},
     {"rates", "qos.rate", [](Service& s, World&) { s.qos.rate.up = Rate{1'000'000}; }},
     {"marks", "qos.dscp", [](Service& s, World&) { s.qos.dscp = 46; }},
-    {"dsr", "dsr is not in the packet plane yet",
+    {"dsr", "",
      [](Service& s, World&) {
          s.forwarding = Forwarding::dsr;
          s.encapsulation = Encapsulation::ipip;

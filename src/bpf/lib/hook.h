@@ -49,6 +49,15 @@ inlined struct cursor frame_up_to(void* context, enum hook hook, __u32 size) {
     return frame_of(context, hook);
 }
 
+// Bytes of the frame, wherever they lie. Storing ends every pointer into it.
+inlined long load_bytes(void* context, enum hook hook, __u32 at, void* to, __u32 size) {
+    return hook == hook_xdp ? bpf_xdp_load_bytes(context, at, to, size) : bpf_skb_load_bytes(context, at, to, size);
+}
+inlined long store_bytes(void* context, enum hook hook, __u32 at, const void* from, __u32 size) {
+    return hook == hook_xdp ? bpf_xdp_store_bytes(context, at, (void*)from, size)
+                            : bpf_skb_store_bytes(context, at, from, size, 0);
+}
+
 // Makes a frame of `size` bytes one of `wanted`. Ends every pointer into it.
 inlined bool resize(void* context, enum hook hook, __u32 size, __u32 wanted) {
     if (size == wanted) return true;

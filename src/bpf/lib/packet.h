@@ -1,7 +1,7 @@
 // A packet taken apart: where its headers lie and what the five steps want to know of it.
 #pragma once
 
-#include "bpf/lib/cursor.h"
+#include "bpf/lib/hook.h"
 
 enum fragment {
     fragment_none,
@@ -36,6 +36,8 @@ struct packet {
     __u16 network, transport;  // where in the frame the headers begin
 };
 
+enum { own_hop_limit = 64 };  // of packets made here: RFC 1700's default
+
 enum { tcp_fin = 1, tcp_syn = 2, tcp_rst = 4, tcp_ack = 16 };
 
 struct vlan_header {
@@ -57,6 +59,16 @@ inlined __be16 parse_ethernet(struct cursor* c) {
     return protocol;
 }
 
+// Ethernet's header and its tags, `size` bytes, to before the room that was made in front of them.
+inlined bool move_to_front(void* context, enum hook hook, __u32 size, __u32 room) {
+    __u8 bytes[ETH_HLEN + 2 * sizeof(struct vlan_header)];
+    bounded(size);
+    if (size < ETH_HLEN) return false;
+    bounded(size);
+    if (size > sizeof(bytes) || load_bytes(context, hook, room, bytes, size) != 0) return false;
+    return store_bytes(context, hook, 0, bytes, size) == 0;
+}
+
 // `offset` in 8 bytes. A part that would overwrite some of the TCP header before it may be taken for another one's when
 // it is put together behind a filter (RFC 1858, RFC 3128); nobody makes one in earnest.
 inlined enum parsed parse_fragment(struct packet* p, __u32 identification, __u32 offset, bool more) {
@@ -67,7 +79,7 @@ inlined enum parsed parse_fragment(struct packet* p, __u32 identification, __u32
     return p->protocol == IPPROTO_TCP && offset * 8 < sizeof(struct tcphdr) ? parsed_malformed : parsed_fragment;
 }
 
-enum { fragment_offset_4 = 0x1fff, more_fragments_4 = 0x2000, more_fragments_6 = 1 };
+enum { fragment_offset_4 = 0x1fff, more_fragments_4 = 0x2000, dont_fragment_4 = 0x4000, more_fragments_6 = 1 };
 inlined enum parsed parse_fragment_4(struct packet* p, const struct iphdr* ip) {
     const __u16 word = bpf_ntohs(ip->frag_off);
     return parse_fragment(p, bpf_ntohs(ip->id), word & fragment_offset_4, word & more_fragments_4);

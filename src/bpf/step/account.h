@@ -68,6 +68,11 @@ inlined void count_in_flow(struct found* flow, enum flow_direction direction, __
 
 // --- the state of a flow -------------------------------------------------------------------------------------------
 
+// Whose endpoints' packets do not come by here.
+inlined bool is_dsr(const struct packet_service* service) {
+    return service->forwarding >= forwarding_dsr_ipip;
+}
+
 // RFC 793's states, as far as it takes to know when a flow is over. Without flags: UDP, or data.
 inlined enum flow_state next_state(enum flow_state state, enum flow_direction direction, bool tcp, __u8 flags) {
     if (!tcp) return direction == direction_down && state == flow_opening ? flow_established : state;
@@ -88,22 +93,33 @@ inlined enum flow_state next_state(enum flow_state state, enum flow_direction di
     return state;
 }
 
+// The same where only the client is seen. That it goes on speaking says that it was answered; when it has closed, that
+// the endpoint will too, some time after its last acknowledgement.
+inlined enum flow_state next_state_alone(enum flow_state state, bool tcp, __u8 flags) {
+    if (!tcp || !(flags & (tcp_syn | tcp_fin | tcp_rst))) return state == flow_opening ? flow_established : state;
+    if (flags & tcp_rst) return flow_client_reset;
+    if (flags & tcp_syn) return state >= flow_client_closed ? flow_opening : state;
+    return flow_client_closed;
+}
+
 // A few attempts: whoever comes in between has changed the state too, and so seldom that three do.
-inlined void advance(struct flow_cell* cell, enum flow_direction direction, bool tcp, __u8 flags) {
+inlined void advance(struct flow_cell* cell, enum flow_direction direction, bool alone, bool tcp, __u8 flags) {
     for (int attempt = 0; attempt < 3; ++attempt) {
         const __u64 target = flow_read(cell->target);
-        const enum flow_state state = target >> flow_state_shift, next = next_state(state, direction, tcp, flags);
+        const enum flow_state state = target >> flow_state_shift;
+        const enum flow_state next =
+            alone ? next_state_alone(state, tcp, flags) : next_state(state, direction, tcp, flags);
         if (next == state) return;
         const __u64 changed = (target & ~(7ULL << flow_state_shift)) | (__u64)next << flow_state_shift;
         if (__sync_val_compare_and_swap(&cell->target, target, changed) == target) return;
     }
 }
 
-inlined void follow_client(struct found* flow, const struct packet* p) {
+inlined void follow_client(const struct packet_service* service, struct found* flow, const struct packet* p) {
     const bool tcp = p->protocol == IPPROTO_TCP;
     if (likely(!(p->tcp_flags & (tcp_syn | tcp_fin | tcp_rst)) && flow->target >> flow_state_shift == flow_established))
         return;
-    if (tcp) advance(flow->cell, direction_up, tcp, p->tcp_flags);
+    if (tcp || is_dsr(service)) advance(flow->cell, direction_up, is_dsr(service), tcp, p->tcp_flags);
 }
 
 // Of the flow whose endpoint's direction has this target. 0: it is gone. A function of its own, for the verifier's
@@ -111,7 +127,7 @@ inlined void follow_client(struct found* flow, const struct packet* p) {
 __noinline int advance_client(__u64 target, const struct packet* p) {
     struct flow_cell* client = p ? client_cell_of(target, p->v6) : 0;
     if (!client) return 0;
-    advance(client, direction_down, p->protocol == IPPROTO_TCP, p->tcp_flags);
+    advance(client, direction_down, false, p->protocol == IPPROTO_TCP, p->tcp_flags);
     return 1;
 }
 

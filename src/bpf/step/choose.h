@@ -146,8 +146,9 @@ inlined struct chosen begin_flow(const struct packet_service* service, __u32 ind
 
 // A client that begins anew on the ports of a flow that is over. It goes to the same endpoint, unless that takes no new
 // flows; then the client has to ask again when the sweep has taken the old flow away, in seconds.
-inlined bool begins_anew(const struct packet* p, __u64 target) {
-    return unlikely(p->tcp_flags & tcp_syn) && target >> flow_state_shift >= flow_closed;
+inlined bool begins_anew(const struct packet_service* service, const struct packet* p, __u64 target) {
+    return unlikely(p->tcp_flags & tcp_syn) &&
+           target >> flow_state_shift >= (is_dsr(service) ? flow_client_closed : flow_closed);
 }
 inlined bool endpoint_takes_flows(__u32 number) {
     const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &number);
@@ -155,16 +156,17 @@ inlined bool endpoint_takes_flows(__u32 number) {
 }
 
 // The flow it belongs to. False: none yet.
-inlined bool choose_by_flow(__u32 index, const struct packet* p, struct chosen* c) {
+inlined bool choose_by_flow(const struct packet_service* service, __u32 index, const struct packet* p,
+                            struct chosen* c) {
     struct found flow = flow_of_client(p, index);
     if (!flow.cell) return false;
     read_target(flow.target, c);
-    if (begins_anew(p, flow.target) && !endpoint_takes_flows(c->endpoint)) {
+    if (begins_anew(service, p, flow.target) && !endpoint_takes_flows(c->endpoint)) {
         c->why = packet_verdict_no_endpoint;
         c->endpoint = 0;
         return true;
     }
-    follow_client(&flow, p);
+    follow_client(service, &flow, p);
     count_in_flow(&flow, direction_up, p->length);
     return true;
 }

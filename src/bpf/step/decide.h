@@ -21,6 +21,29 @@ inlined int drop(struct decision* d, enum packet_verdict why) {
     return decided_drop;
 }
 
+// Tells flows apart on the way to an endpoint, and in its queues.
+inlined __u32 spread_of(const struct packet* p) {
+    const __u64 who =
+        p->source.word[0] * 31 ^ p->source.word[1] ^ (__u64)p->source_port_be << 8 ^ p->destination_port_be;
+    return (__u32)((who * 0x9e3779b97f4a7c15ULL) >> 32);
+}
+
+enum { gue_port = 6080, first_gue_source_port = 0xc000 };  // IANA's; the dynamic ports, as RFC 8085 5.1.1 asks
+
+// The packet goes on as it is, in another one.
+inlined int within_tunnel(const struct packet_service* service, const struct packet_endpoint* endpoint,
+                          const struct packet* p, struct decision* d) {
+    const __u32 spread = spread_of(p);
+    const __u32 index = endpoint->source_first + (__u32)((__u64)spread * endpoint->source_count >> 32);
+    const struct address* source = bpf_map_lookup_elem(&source_addresses, &index);
+    if (!source) return drop(d, packet_verdict_internal_error);
+    d->to.source = *source;
+    d->to.source_port_be = bpf_htons(first_gue_source_port | (spread & 0x3fff));
+    d->to.destination_port_be = bpf_htons(gue_port);
+    d->to.tunnel = service->forwarding;
+    return decided_forward;
+}
+
 // What a client's packet becomes.
 inlined int towards(const struct packet_service* service, const struct packet* p, const struct chosen* chosen,
                     struct decision* d) {
@@ -30,6 +53,7 @@ inlined int towards(const struct packet_service* service, const struct packet* p
     d->endpoint = chosen->endpoint;
     d->direction = direction_up;
     d->to.destination = endpoint->address;
+    if (unlikely(is_dsr(service))) return within_tunnel(service, endpoint, p, d);
     d->to.destination_port_be = endpoint->port_be;
     d->to.source = p->source;
     d->to.source_port_be = p->source_port_be;
@@ -48,7 +72,7 @@ inlined int from_client(const struct packet* p, const struct classified* class, 
     if (!may_enter(service, index, p)) return drop(d, packet_verdict_access_denied);
     if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);  // the sender is told; who is denied hears nothing
     struct chosen chosen = {0};
-    if (likely(choose_by_flow(index, p, &chosen))) return towards(service, p, &chosen, d);
+    if (likely(choose_by_flow(service, index, p, &chosen))) return towards(service, p, &chosen, d);
     if (!begins_flow(service, p)) return drop(d, packet_verdict_no_flow);
     const int why = may_begin(service, index);
     return why == admitted ? decided_begin : drop(d, why);
@@ -119,9 +143,12 @@ __noinline int decide_as_if(const struct packet* p, struct decision* d) {
     const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
     if (!service) return decided_pass;
     flow = flow_of_client(p, index);
-    if (!flow.cell) return decided_pass;
+    if (!flow.cell && !is_dsr(service)) return decided_pass;
     if (!may_enter(service, index, p)) return drop(d, packet_verdict_access_denied);
-    struct chosen chosen = {0};
-    read_target(flow.target, &chosen);
+    struct chosen chosen = {.why = packet_verdict_no_endpoint};
+    if (flow.cell)
+        read_target(flow.target, &chosen);
+    else
+        chosen.endpoint = pick_endpoint(service, p);  // another node may carry it, and the endpoint knows
     return towards(service, p, &chosen, d);
 }

@@ -5,8 +5,6 @@
 #include "bpf/step/account.h"
 #include "bpf/step/classify.h"
 
-enum { own_hop_limit = 64 };  // RFC 1700's default
-
 // Source and destination change places, which no checksum notices; so do the two of Ethernet.
 inlined bool turn_round(struct cursor frame, const struct packet* p) {
     struct ethhdr* ethernet = header_at(frame, 0, sizeof(*ethernet));

@@ -10,6 +10,7 @@
 struct rewriting {
     struct address source, destination;
     __u16 source_port_be, destination_port_be;
+    __u8 tunnel;  // enum packet_forwarding, one of dsr's: these are the outer header's, around the packet; else 0
 };
 
 // The network header. `difference`: by how much the addresses change the checksums that cover them.

@@ -130,6 +130,13 @@ __noinline int rewrite_error_at_tc(struct __sk_buff* context, const struct packe
     return p && q && to && rewrite_error(frame_of(context, hook_tc), p, q, to);
 }
 
+// The endpoint of a tunnel knows the packet by the names that it has: the error goes to it as the flow's packets do.
+inlined bool change_error(void* context, enum hook hook, const struct packet* p, const struct packet* q,
+                          const struct rewriting* to) {
+    if (to->tunnel) return hook == hook_xdp ? encapsulate_at_xdp(context, p, to) : encapsulate_at_tc(context, p, to);
+    return hook == hook_xdp ? rewrite_error_at_xdp(context, p, q, to) : rewrite_error_at_tc(context, p, q, to);
+}
+
 // Neither does an error change the state of a flow, as anybody can write one, nor is it counted in the flow. `d`: room
 // for the decision, empty.
 inlined enum outcome forward_error(void* context, enum hook hook, const struct packet* p, struct decision* d) {
@@ -142,9 +149,7 @@ inlined enum outcome forward_error(void* context, enum hook hook, const struct p
     struct next_hop* hop;
     const int way = find_way(context, hook, p, d, &hop);
     if (way >= 0) return refuse(d->service, way);
-    if (!(hook == hook_xdp ? rewrite_error_at_xdp(context, p, &q, &d->to)
-                           : rewrite_error_at_tc(context, p, &q, &d->to)))
-        return refuse(d->service, packet_verdict_internal_error);
+    if (!change_error(context, hook, p, &q, &d->to)) return refuse(d->service, packet_verdict_internal_error);
     count_packet(d->service, d->endpoint, d->direction, p->length);
     return way == way_known ? send(context, hook, hop) : outcome_redirect;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bpf/step/decide.h"
+#include "bpf/step/encapsulate.h"
 #include "bpf/step/tell_sender.h"
 
 enum { way_known = -1, way_by_kernel = -2 };  // no verdicts
@@ -25,10 +26,28 @@ inlined __u32 length_on_link(void* context, enum hook hook, const struct packet*
     return segment ? p->transport - p->network + p->transport_header + segment : p->length;
 }
 
+// What the next link takes of it, as it came.
+inlined __u32 room_on_link(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
+                           const struct next_hop* hop) {
+    if (likely(!to->tunnel)) return hop->mtu;
+    const bool shrinks = hook == hook_tc && p->protocol == IPPROTO_TCP &&  // encapsulate.h: grow
+                         CONTEXT_WORD(context, struct __sk_buff, gso_size);
+    return shrinks ? hop->mtu : hop->mtu - overhead_of(p, to);
+}
+
 // Whether it is more than the next link takes. RFC 1812 would have a router cut an IPv4 packet that may be: that cannot
 // be done here, and the sender is told as if it might not be, which is more than it would learn from the link.
-inlined bool is_too_large(void* context, enum hook hook, const struct packet* p, const struct next_hop* hop) {
-    return unlikely(p->length > hop->mtu) && length_on_link(context, hook, p) > hop->mtu;
+inlined bool is_too_large(void* context, enum hook hook, const struct packet* p, __u32 room) {
+    return unlikely(p->length > room) && length_on_link(context, hook, p) > room;
+}
+
+inlined bool change(void* context, enum hook hook, struct cursor frame, const struct packet* p,
+                    const struct rewriting* to) {
+    if (unlikely(to->tunnel))
+        return hook == hook_xdp ? encapsulate_at_xdp(context, p, to) : encapsulate_at_tc(context, p, to);
+    __u64 difference;
+    if (!rewrite_network(frame, p, to, &difference)) return false;
+    return unlikely(p->fragment == fragment_later) || rewrite_transport(context, hook, frame, p, to, difference);
 }
 
 // Nothing is written before it is known that the packet can go.
@@ -37,12 +56,9 @@ inlined enum outcome forward(void* context, enum hook hook, struct cursor frame,
     struct next_hop* hop;
     const int way = find_way(context, hook, p, d, &hop);
     if (unlikely(way >= 0)) return refuse(d->service, way);
-    if (way == way_known && is_too_large(context, hook, p, hop))
-        return refuse_and_tell(context, hook, p, d, packet_verdict_oversized, hop->mtu);
-    __u64 difference;
-    if (!rewrite_network(frame, p, &d->to, &difference)) return refuse(d->service, packet_verdict_internal_error);
-    if (likely(p->fragment != fragment_later) && !rewrite_transport(context, hook, frame, p, &d->to, difference))
-        return refuse(d->service, packet_verdict_internal_error);
+    if (way == way_known && is_too_large(context, hook, p, room_on_link(context, hook, p, &d->to, hop)))
+        return refuse_and_tell(context, hook, p, d, packet_verdict_oversized, hop->mtu - overhead_of(p, &d->to));
+    if (!change(context, hook, frame, p, &d->to)) return refuse(d->service, packet_verdict_internal_error);
     count_packet(d->service, d->endpoint, d->direction, p->length);
     return way == way_known ? send(context, hook, hop) : outcome_redirect;
 }

@@ -51,13 +51,6 @@ struct summing {
     __u32 sum;
     bool failed;
 };
-inlined long load_bytes(void* context, enum hook hook, __u32 at, void* to, __u32 size) {
-    return hook == hook_xdp ? bpf_xdp_load_bytes(context, at, to, size) : bpf_skb_load_bytes(context, at, to, size);
-}
-inlined long store_bytes(void* context, enum hook hook, __u32 at, const void* from, __u32 size) {
-    return hook == hook_xdp ? bpf_xdp_store_bytes(context, at, (void*)from, size)
-                            : bpf_skb_store_bytes(context, at, from, size, 0);
-}
 inlined long sum_chunk(struct summing* s, enum hook hook) {
     __be32 chunk[quote_chunk / 4] = {0};
     __u32 part = s->left < quote_chunk ? s->left : quote_chunk;
@@ -114,7 +107,7 @@ inlined long write_told_4(void* context, enum hook hook, const struct packet* p,
                           __u32 quoted, __u64 sum) {
     struct told_4 told = {.ip = {.version = 4, .ihl = 5, .tos = precedence_internetwork_control, .ttl = 64}};
     told.ip.tot_len = bpf_htons(sizeof(told) + quoted);
-    told.ip.frag_off = bpf_htons(0x4000);  // RFC 6864: with it, no identification is needed
+    told.ip.frag_off = bpf_htons(dont_fragment_4);  // RFC 6864: with it, no identification is needed
     told.ip.protocol = IPPROTO_ICMP;
     told.ip.saddr = unmapped(from);
     told.ip.daddr = unmapped(&p->source);
@@ -139,18 +132,13 @@ inlined long write_told_6(void* context, enum hook hook, const struct packet* p,
     return store_bytes(context, hook, p->network, &told, sizeof(told));
 }
 
-// Ethernet's header and its tags before what was put in after them, back to where they came from.
-inlined bool move_ethernet(void* context, enum hook hook, __u32 size, __u32 by) {
-    __u8 bytes[ETH_HLEN + 2 * sizeof(struct vlan_header)], mac[ETH_ALEN];
-    bounded(size);
-    if (size < ETH_HLEN) return false;
-    bounded(size);
-    if (size > sizeof(bytes) || load_bytes(context, hook, by, bytes, size) != 0) return false;
-    if (bytes[0] & 1) return false;
-    __builtin_memcpy(mac, bytes, ETH_ALEN);
-    __builtin_memcpy(bytes, bytes + ETH_ALEN, ETH_ALEN);
-    __builtin_memcpy(bytes + ETH_ALEN, mac, ETH_ALEN);
-    return store_bytes(context, hook, 0, bytes, size) == 0;
+// Back to where it came from. False: it was sent to many.
+inlined bool turn_ethernet(void* context, enum hook hook) {
+    __u8 to[ETH_ALEN], from[ETH_ALEN];
+    return load_bytes(context, hook, 0, to, ETH_ALEN) == 0 &&
+           load_bytes(context, hook, ETH_ALEN, from, ETH_ALEN) == 0 && !(to[0] & 1) &&
+           store_bytes(context, hook, 0, from, ETH_ALEN) == 0 &&
+           store_bytes(context, hook, ETH_ALEN, to, ETH_ALEN) == 0;
 }
 
 // In whose name: the address that the packet was sent to, which is ours; but with dnat an endpoint sends to the client.
@@ -180,7 +168,7 @@ inlined bool tell_of(void* context, enum hook hook, const struct packet* p, cons
     const __u32 quoted = p->length < most ? p->length : most;
     __u64 sum;
     if (!sum_of_packet(context, hook, p, quoted, &sum) || !make_room(context, hook, p, header, quoted)) return false;
-    return move_ethernet(context, hook, p->network, header) &&
+    return move_to_front(context, hook, p->network, header) && turn_ethernet(context, hook) &&
            (p->v6 ? write_told_6(context, hook, p, &from, mtu, quoted, sum)
                   : write_told_4(context, hook, p, &from, mtu, quoted, sum)) == 0;
 }

@@ -1,0 +1,140 @@
+// encapsulate: direct server return. The packet goes to the endpoint as it came, inside another one: IP in IP (RFC
+// 2003, RFC 2473), or in UDP as well, by GUE's variant 1, which has no header of its own (draft-ietf-intarea-gue-09).
+// The endpoint takes it out, has the service's address itself, and answers the client without us.
+#pragma once
+
+#include "bpf/lib/checksum.h"
+#include "bpf/lib/hook.h"
+#include "bpf/step/forward.h"
+
+struct outer_4 {
+    struct iphdr ip;
+    struct udphdr udp;  // with GUE
+};
+struct outer_6 {
+    struct ipv6hdr ip;
+    struct udphdr udp;
+} __attribute__((packed, aligned(4)));
+
+inlined __u32 outer_size(bool v6, __u8 tunnel) {
+    const __u32 ip = v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+    return tunnel == forwarding_dsr_gue ? ip + sizeof(struct udphdr) : ip;
+}
+// What the packet grows by on its way.
+inlined __u32 overhead_of(const struct packet* p, const struct rewriting* to) {
+    return to->tunnel ? outer_size(p->v6, to->tunnel) : 0;
+}
+
+// The kernel is told what lies inside, so that it can cut what it has put together, and complete a checksum inside. Of
+// TCP it then makes smaller segments, which still fit the link; datagrams keep their sizes.
+inlined bool grow(void* context, enum hook hook, const struct packet* p, __u8 tunnel) {
+    const __u32 size = outer_size(p->v6, tunnel);
+    if (hook == hook_xdp)
+        return bpf_xdp_adjust_head(context, -(int)size) == 0 && move_to_front(context, hook, p->network, size);
+    // Behind a tag the kernel does not look (it has taken the outermost out of the frame before).
+    if (p->network != ETH_HLEN)
+        return !CONTEXT_WORD(context, struct __sk_buff, gso_size) && bpf_skb_change_head(context, size, 0) == 0 &&
+               move_to_front(context, hook, p->network, size);
+    __u64 flags = p->v6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+    if (tunnel == forwarding_dsr_gue) flags |= BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
+    if (p->protocol == IPPROTO_UDP) flags |= BPF_F_ADJ_ROOM_FIXED_GSO;
+    return bpf_skb_adjust_room(context, size, BPF_ADJ_ROOM_MAC, flags) == 0;
+}
+
+// What the outer header takes over of the inner one (RFC 6040, RFC 2983: marks go on as they are).
+struct inner {
+    __u8 marks;       // DSCP and ECN
+    __u64 outer_sum;  // what a checksum around the packet has to cover of it; see below
+    bool summed;      // whether that is known
+};
+
+// The packet has one hop less to go (RFC 2003 3.1).
+inlined bool pass_hop_4(struct cursor frame, const struct packet* p, struct inner* inner) {
+    struct iphdr* ip = header_at(frame, p->network, sizeof(*ip));
+    if (!ip) return false;
+    inner->marks = ip->tos;
+    --ip->ttl;
+    ip->check = checksum_changed(ip->check, difference_16(0, bpf_htons(1 << 8), 0));
+    return true;
+}
+
+// A right checksum makes the sum of all it covers zero, and with it most of the sum of the packet: of the addresses and
+// the length, which it covers by its pseudo header, and of all behind (the kernel calls that local checksum offload,
+// Documentation/networking/checksum-offloads.rst). What remains is the rest of the IP header.
+inlined bool pass_hop_6(struct cursor frame, const struct packet* p, struct inner* inner) {
+    struct ipv6hdr* ip = header_at(frame, p->network, sizeof(*ip));
+    if (!ip) return false;
+    --ip->hop_limit;
+    const __u16* words = (const __u16*)ip;
+    inner->marks = (__u8)(bpf_ntohs(words[0]) >> 4);
+    inner->outer_sum = (__u64)words[0] + words[1] + words[3] + (__u16)~bpf_htons(ip->nexthdr);
+    inner->summed = !p->fragment && p->transport - p->network == sizeof(*ip);
+    if (p->protocol != IPPROTO_UDP) return true;
+    const struct udphdr* udp = header_at(frame, p->transport, sizeof(*udp));
+    if (!udp) return false;
+    inner->summed &= udp->check && udp->len == ip->payload_len;
+    return true;
+}
+
+inlined struct udphdr outer_udp(const struct packet* p, const struct rewriting* to) {
+    return (struct udphdr){.source = to->source_port_be,
+                           .dest = to->destination_port_be,
+                           .len = bpf_htons(sizeof(struct udphdr) + p->length)};
+}
+
+// Not to be cut on the way, so that it needs no identification (RFC 6864); who sends more than fits is told. UDP
+// without a checksum, as what is inside has its own.
+inlined long write_outer_4(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
+                           const struct inner* inner) {
+    const __u32 size = outer_size(false, to->tunnel);
+    struct outer_4 outer = {.ip = {.version = 4, .ihl = 5, .tos = inner->marks, .ttl = own_hop_limit}};
+    outer.ip.tot_len = bpf_htons(size + p->length);
+    outer.ip.frag_off = bpf_htons(dont_fragment_4);
+    outer.ip.protocol = to->tunnel == forwarding_dsr_gue ? IPPROTO_UDP : IPPROTO_IPIP;
+    outer.ip.saddr = unmapped(&to->source);
+    outer.ip.daddr = unmapped(&to->destination);
+    outer.ip.check = ~folded((__u64)(__u32)bpf_csum_diff(0, 0, (__be32*)&outer.ip, sizeof(outer.ip), 0));
+    if (to->tunnel != forwarding_dsr_gue) return store_bytes(context, hook, p->network, &outer, sizeof(outer.ip));
+    outer.udp = outer_udp(p, to);
+    return store_bytes(context, hook, p->network, &outer, sizeof(outer));
+}
+
+// The flow label holds what tells flows apart (RFC 6438). The checksum is absent where it cannot be known (RFC 6935,
+// RFC 6936): around parts and extension headers, and around what the kernel will cut.
+inlined long write_outer_6(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
+                           const struct inner* inner) {
+    struct outer_6 outer = {.ip = {.version = 6, .hop_limit = own_hop_limit, .nexthdr = IPPROTO_IPV6}};
+    const __u32 first = 6U << 28 | (__u32)inner->marks << 20 | bpf_ntohs(to->source_port_be);
+    *(__be32*)&outer.ip = bpf_htonl(first);
+    outer.ip.payload_len = bpf_htons(p->length);
+    write_address(&outer.ip.saddr, &to->source);
+    write_address(&outer.ip.daddr, &to->destination);
+    if (to->tunnel != forwarding_dsr_gue) return store_bytes(context, hook, p->network, &outer, sizeof(outer.ip));
+    outer.ip.nexthdr = IPPROTO_UDP;
+    outer.udp = outer_udp(p, to);
+    outer.ip.payload_len = outer.udp.len;
+    if (inner->summed && (hook == hook_xdp || !CONTEXT_WORD(context, struct __sk_buff, gso_size))) {
+        __u64 sum = inner->outer_sum + 2 * outer.udp.len + bpf_htons(IPPROTO_UDP) + outer.udp.source + outer.udp.dest;
+        sum = sum_128(sum_128(sum, &to->source), &to->destination);
+        const __u16 checksum = ~folded(sum);
+        outer.udp.check = checksum ? checksum : 0xffff;
+    }
+    return store_bytes(context, hook, p->network, &outer, sizeof(outer));
+}
+
+// Ends every pointer into the frame.
+inlined bool encapsulate(void* context, enum hook hook, const struct packet* p, const struct rewriting* to) {
+    struct inner inner = {0};
+    const struct cursor frame = frame_of(context, hook);
+    if (!(p->v6 ? pass_hop_6(frame, p, &inner) : pass_hop_4(frame, p, &inner))) return false;
+    if (!grow(context, hook, p, to->tunnel)) return false;
+    return (p->v6 ? write_outer_6(context, hook, p, to, &inner) : write_outer_4(context, hook, p, to, &inner)) == 0;
+}
+
+// Functions of their own, for the stack's sake.
+__noinline int encapsulate_at_xdp(struct xdp_md* context, const struct packet* p, const struct rewriting* to) {
+    return p && to && encapsulate(context, hook_xdp, p, to);
+}
+__noinline int encapsulate_at_tc(struct __sk_buff* context, const struct packet* p, const struct rewriting* to) {
+    return p && to && encapsulate(context, hook_tc, p, to);
+}

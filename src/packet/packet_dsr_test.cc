@@ -1,0 +1,276 @@
+// dsr: the packet goes to the endpoint as it came, inside another.
+#include <set>
+
+#include "packet/plane_rows.h"
+
+namespace marchproxy::packet {
+namespace {
+
+using namespace testing;  // NOLINT: the rows' vocabulary
+
+// A row's world: the same for each tunnel and family.
+struct Tunnel {
+    const char* name;
+    bool v6, gue;
+    const char *client, *service, *endpoint, *source;
+    uint32_t udp;  // the service
+    size_t header() const { return (v6 ? 40u : 20u) + (gue ? 8u : 0u); }
+    Frame from_client() const { return v6 ? eth().ipv6(client, service) : eth().ipv4(client, service); }
+};
+const Tunnel tunnels[] = {
+    {"IPIP", false, false, client, "10.0.0.3", "10.1.0.3", source, ipip_udp},
+    {"IPIP, IPv6", true, false, client6, "2001:db8:a::3", "2001:db8:e::3", source6, ipip_udp6},
+    {"GUE", false, true, client, "10.0.0.4", "10.1.0.4", source, gue_udp},
+    {"GUE, IPv6", true, true, client6, "2001:db8:a::4", "2001:db8:e::4", source6, gue_udp6},
+};
+constexpr size_t ethernet = 14;
+
+// What tells flows apart in an outer header: GUE's source port, IPv6's flow label.
+struct Spread {
+    unsigned port = 0, label = 0;
+    bool operator==(const Spread&) const = default;
+};
+Spread spread_in(const Tunnel& t, const Bytes& frame, size_t network = ethernet) {
+    Spread spread;
+    if (frame.size() < network + t.header()) return spread;
+    if (t.gue) spread.port = get16(frame, network + t.header() - 8);
+    if (t.v6) spread.label = (frame[network + 1] & 15u) << 16 | get16(frame, network + 2);
+    return spread;
+}
+
+// What only tells flows apart is taken from `actual`; whether GUE has a checksum over IPv6 is `summed`.
+Bytes around(const Tunnel& t, const Frame& inner_frame, const Bytes& actual, bool summed = true) {
+    const Bytes inner = inner_frame.from(back_mac, back_gateway);
+    const size_t network = dissect(inner)->network, length = dissect(inner)->network_end - network;
+    const Spread spread = spread_in(t, actual, network);
+    Bytes outer(t.header());
+    const std::span<uint8_t> ip(outer);
+    const uint8_t protocol = t.gue ? udp_protocol : t.v6 ? 41 : 4;
+    if (t.v6) {
+        const unsigned traffic_class = (inner[network] & 15u) << 4 | inner[network + 1] >> 4;
+        outer[0] = static_cast<uint8_t>(0x60 | traffic_class >> 4);
+        outer[1] = static_cast<uint8_t>((traffic_class & 15) << 4 | spread.label >> 16);
+        put16(outer, 2, spread.label & 0xffff);
+        put16(outer, 4, static_cast<unsigned>(length + (t.gue ? 8 : 0)));
+        outer[6] = protocol;
+        outer[7] = 64;
+        inet_pton(AF_INET6, t.source, &outer[8]);
+        inet_pton(AF_INET6, t.endpoint, &outer[24]);
+    } else {
+        outer[0] = 0x45;
+        outer[1] = inner[network + 1];
+        put16(outer, 2, static_cast<unsigned>(length + t.header()));
+        put16(outer, 6, 0x4000);
+        outer[8] = 64;
+        outer[9] = protocol;
+        inet_pton(AF_INET, t.source, &outer[12]);
+        inet_pton(AF_INET, t.endpoint, &outer[16]);
+        put16(outer, 10, 0xffff - ones_sum(ip.subspan(0, 20)));
+    }
+    if (t.gue) {
+        const size_t udp = t.header() - 8;
+        put16(outer, udp, spread.port);
+        put16(outer, udp + 2, 6080);
+        put16(outer, udp + 4, static_cast<unsigned>(length + 8));
+    }
+    Bytes frame(inner.begin(), inner.begin() + static_cast<long>(network));
+    frame.insert(frame.end(), outer.begin(), outer.end());
+    frame.insert(frame.end(), inner.begin() + static_cast<long>(network), inner.end());
+    if (t.gue && t.v6 && summed) {
+        const std::span<const uint8_t> all(frame);
+        const uint64_t pseudo = ones_sum(all.subspan(network + 8, 32)) + udp_protocol + length + 8;
+        const unsigned sum = ones_sum(all.subspan(network + 40, length + 8), pseudo);
+        put16(frame, network + 46, sum == 0xffff ? 0xffff : 0xffff - sum);
+    }
+    return frame;
+}
+
+class Dsr : public Plane {
+  protected:
+    void goes_inside(const std::string& row, const Tunnel& t, const Bytes& frame, const Frame& inner,
+                     bool summed = true) {
+        const Outcome outcome = run(frame);
+        EXPECT_STREQ(name_of(outcome.went), "sent") << t.name << ", " << row;
+        EXPECT_EQ(hex(outcome.frame), hex(around(t, inner, outcome.frame, summed))) << t.name << ", " << row;
+        EXPECT_TRUE(outcome.refusals.empty()) << t.name << ", " << row;
+    }
+    abi::flow_state state(uint32_t service, uint16_t port) const {
+        return chunks_of(*programs, "client_flows")
+            .find(uint64_t{0x0b000001} << 30 | uint64_t{port} << 14 | service)
+            ->state();
+    }
+};
+INSTANTIATE_HOOKS(Dsr);
+
+TEST_P(Dsr, GoesInsideAnother) {
+    for (const Tunnel& t : tunnels) {
+        const Frame sent = t.from_client();
+        for (const size_t size : {0, 1, 2, 63, 1300}) {
+            const std::string data(size, 'x');
+            goes_inside("UDP", t, sent.udp(5000, 80).payload(data), sent.ttl(63).udp(5000, 80).payload(data));
+            goes_inside("TCP", t, sent.tcp(5000, 80, syn).payload(data), sent.ttl(63).tcp(5000, 80, syn).payload(data));
+        }
+        goes_inside("padding", t, sent.udp(5000, 80).padding(9), sent.ttl(63).udp(5000, 80).padding(9));
+        goes_inside("no checksum", t, sent.udp(5000, 80).without_checksum(),
+                    sent.ttl(63).udp(5000, 80).without_checksum(), false);
+        goes_inside("a tag", t, sent.vlan(7).udp(5000, 80), sent.vlan(7).ttl(63).udp(5000, 80));
+    }
+    const Frame options = eth().ipv4(client, "10.0.0.3").ip_options({1, 1, 1, 0});
+    goes_inside("IP options", tunnels[0], options.udp(5000, 80), options.ttl(63).udp(5000, 80));
+    const Frame extended = eth().ipv6(client6, "2001:db8:a::4").extension(60, Bytes(6));
+    goes_inside("extension headers", tunnels[3], extended.udp(5000, 80), extended.ttl(63).udp(5000, 80), false);
+}
+
+TEST_P(Dsr, MarksGoOn) {
+    for (const Tunnel& t : tunnels) {
+        Bytes frame = t.from_client().udp(5000, 80);
+        if (t.v6)
+            put16(frame, ethernet, 0x6000 | 0xba << 4);
+        else
+            frame[ethernet + 1] = 0xba;
+        write_checksums(frame);
+        const Outcome outcome = run_alone(frame);
+        ASSERT_EQ(outcome.went, Went::sent) << t.name;
+        EXPECT_EQ(t.v6 ? get16(outcome.frame, ethernet) >> 4 & 0xff : outcome.frame[ethernet + 1], 0xbau) << t.name;
+    }
+}
+
+TEST_P(Dsr, TellsFlowsApartOnTheWay) {
+    for (const Tunnel& t : tunnels) {
+        if (!t.gue && !t.v6) continue;
+        std::set<unsigned> ports, labels;
+        for (uint16_t port = 1000; port < 1100; ++port) {
+            const Bytes frame = t.from_client().udp(port, 80);
+            const Spread spread = spread_in(t, run_alone(frame).frame);
+            EXPECT_EQ(spread_in(t, run_alone(frame).frame), spread) << t.name;
+            ports.insert(spread.port);
+            labels.insert(spread.label);
+            if (t.gue) {
+                EXPECT_GE(spread.port, 49'152u);
+            }
+        }
+        EXPECT_GT(t.gue ? ports.size() : labels.size(), 95u) << t.name;
+    }
+}
+
+TEST_P(Dsr, TcpGoesOnWithoutAFlow) {
+    for (const Tunnel& t : tunnels) {
+        const Frame sent = t.from_client();
+        goes_inside("begun elsewhere", t, sent.tcp(5002, 80, ack), sent.ttl(63).tcp(5002, 80, ack));
+        drops("but not by RST", sent.tcp(5003, 80, rst), t.udp + 1, abi::packet_verdict_no_flow);
+    }
+}
+
+TEST_P(Dsr, EndpointsPacketsAreTheirOwn) {
+    for (const Tunnel& t : tunnels) {
+        run_alone(t.from_client().udp(5000, 80));
+        const Frame there = t.v6 ? eth().ipv6(t.endpoint, t.client) : eth().ipv4(t.endpoint, t.client);
+        passes(t.name, there.udp(80, 5000), "back");
+        const Frame back = t.v6 ? eth().ipv6(t.service, t.client) : eth().ipv4(t.service, t.client);
+        passes(t.name, back.udp(80, 5000), "back");
+    }
+}
+
+TEST_P(Dsr, PartsGoWhereTheirFirstWent) {
+    for (const Tunnel& t : tunnels) {
+        const auto cut = parts(t.from_client().udp(5000, 80).payload(std::string(200, 'x')), {64, 128});
+        std::optional<Spread> first;
+        for (const Bytes& part : cut) {
+            const Outcome outcome = run(part);
+            ASSERT_EQ(outcome.went, Went::sent) << t.name;
+            const size_t inner = ethernet + t.header();
+            ASSERT_EQ(outcome.frame.size(), part.size() + t.header()) << t.name;
+            Bytes inside(outcome.frame.begin() + static_cast<long>(inner), outcome.frame.end());
+            Bytes expected(part.begin() + ethernet, part.end());
+            if (t.v6) {
+                --expected[7];
+            } else {
+                --expected[8];
+                put16(expected, 10, 0);
+                put16(expected, 10, 0xffff - ones_sum(std::span(expected).subspan(0, 20)));
+            }
+            EXPECT_EQ(hex(inside), hex(expected)) << t.name;
+            if (t.gue) {
+                EXPECT_EQ(get16(outcome.frame, inner - 2), 0u) << t.name << ": a checksum that nobody knows";
+            }
+            const Spread spread = spread_in(t, outcome.frame);
+            EXPECT_EQ(first.value_or(spread), spread) << t.name << ": parts on different ways are reordered";
+            first = spread;
+        }
+    }
+}
+
+// A router between endpoint and client tells the service's address of an endpoint's packet.
+TEST_P(Dsr, ErrorsAboutAnswersGoToTheEndpoint) {
+    for (const Tunnel& t : tunnels) {
+        run_alone(t.from_client().tcp(5000, 80, syn));
+        const Frame router = t.v6 ? eth().ipv6("2001:db8:c::99", t.service) : eth().ipv4("11.0.0.99", t.service);
+        const Icmp icmp = t.v6 ? Icmp{true, 2, 1280} : Icmp{false, 3, 1280, 4};
+        for (const uint16_t port :
+             std::initializer_list<uint16_t>{5000, 5555}) {  // of a flow; of one that another node has
+            const Frame answer = t.v6 ? eth().ipv6(t.service, t.client) : eth().ipv4(t.service, t.client);
+            const std::string quoted = quote(answer.ttl(3).tcp(80, port, ack).payload(std::string(900, 'x')), 400);
+            const Bytes error = icmp_message(router.payload(quoted), icmp);
+            const Outcome outcome = run(error);
+            ASSERT_EQ(outcome.went, Went::sent) << t.name;
+            ASSERT_EQ(outcome.frame.size(), error.size() + t.header()) << t.name;
+            const Bytes expected = icmp_message(router.ttl(63).payload(quoted), icmp);
+            const Bytes inside(outcome.frame.begin() + static_cast<long>(ethernet + t.header()), outcome.frame.end());
+            EXPECT_EQ(hex(inside), hex(Bytes(expected.begin() + ethernet, expected.end()))) << t.name;
+            EXPECT_EQ(outcome.frame[ethernet + (t.v6 ? 39 : 19)], t.gue ? 4 : 3) << t.name << ": the endpoint";
+            if (t.gue && t.v6) {
+                const std::span<const uint8_t> all(outcome.frame);
+                const size_t udp = ethernet + 40;
+                EXPECT_EQ(ones_sum(all.subspan(udp),
+                                   ones_sum(all.subspan(ethernet + 8, 32)) + udp_protocol + all.size() - udp),
+                          0u);
+            }
+        }
+    }
+}
+
+TEST_P(Dsr, SendersAreToldHowMuchFitsInside) {
+    for (const Tunnel& t : tunnels)
+        ASSERT_EQ(std::system(fmt::format("ip {} route add {} via {} dev back mtu lock 1400", t.v6 ? "-6" : "-4",
+                                          t.endpoint, t.v6 ? "2001:db8:b::1" : "198.51.100.1")
+                                  .c_str()),
+                  0);
+    for (const Tunnel& t : tunnels) {
+        forget_tells();
+        const size_t room = 1400 - t.header(), headers = t.v6 ? 48 : 28;
+        const Frame sent = t.from_client().udp(5000, 80);
+        goes_inside("fits", t, sent.payload(std::string(room - headers, 'x')),
+                    sent.ttl(63).payload(std::string(room - headers, 'x')));
+        const Outcome outcome = run(sent.payload(std::string(room - headers + 1, 'x')));
+        EXPECT_EQ(outcome.went, GetParam() == Hook::xdp ? Went::bounced : Went::sent) << t.name;
+        ASSERT_EQ(outcome.refusals.size(), 1u) << t.name;
+        EXPECT_EQ(outcome.refusals[0], std::pair(t.udp, abi::packet_verdict_oversized)) << t.name;
+        EXPECT_EQ(get16(outcome.frame, ethernet + (t.v6 ? 46 : 26)), room) << t.name;
+    }
+    drops("whose hop limit is over", eth().ipv4("224.0.0.1", "10.0.0.3").ttl(1).udp(5000, 80), ipip_udp,
+          abi::packet_verdict_hop_limit);
+}
+
+// Nobody sees what the endpoint says.
+TEST_P(Dsr, FlowsHaveTheStatesThatTheClientShows) {
+    const Frame sent = eth().ipv4(client, "10.0.0.3");
+    run_alone(sent.udp(5000, 80));
+    EXPECT_EQ(state(ipip_udp, 5000), abi::flow_opening);
+    run_alone(sent.udp(5000, 80));
+    EXPECT_EQ(state(ipip_udp, 5000), abi::flow_established);
+    const std::pair<uint8_t, abi::flow_state> steps[] = {
+        {syn, abi::flow_opening},       {syn, abi::flow_opening},
+        {ack, abi::flow_established},   {ack | push, abi::flow_established},
+        {syn, abi::flow_established},   {fin | ack, abi::flow_client_closed},
+        {ack, abi::flow_client_closed}, {syn, abi::flow_opening},
+        {ack, abi::flow_established},   {rst, abi::flow_client_reset},
+        {syn, abi::flow_opening},
+    };
+    for (const auto& [flags, after] : steps) {
+        ASSERT_EQ(run_alone(sent.tcp(5001, 80, flags)).went, Went::sent);
+        EXPECT_EQ(state(ipip_tcp, 5001), after) << "flags " << int{flags};
+    }
+}
+
+}  // namespace
+}  // namespace marchproxy::packet
