@@ -4,7 +4,7 @@
 //   decide   classify, admit, choose: who it is, and what it is to become; no access to the frame   step/decide.h
 //   forward  the frame is rewritten, or put inside another, and sent        step/forward.h, encapsulate.h, send.h
 //   parts    of datagrams go where the first of them went                                        step/fragments.h
-//   errors   ICMP's about what was forwarded go to who sent it                                  step/icmp_error.h
+//   errors   ICMP's about what was forwarded go to who sent it            step/icmp_error.h, step/tunnel_error.h
 //   tell     the sender of a packet that it was too large, or had come too far              step/tell_sender.h
 //   answer   what is asked of a service's address itself: is it there, and where     step/echo.h, step/resolve.h
 //

@@ -326,6 +326,19 @@ inline Bytes icmp_message(const Frame& frame, const Icmp& icmp) {
     return bytes;
 }
 
+// As a router writes it: precedence 6, and not to be cut, so that it needs no identification.
+inline Bytes told(const Frame& frame, const Icmp& icmp, const std::string& quoted) {
+    Bytes bytes = icmp_message(frame.ttl(64).payload(quoted), icmp);
+    if (icmp.v6) return bytes;
+    const size_t ip = get16(bytes, 12) == 0x8100 ? 18 : 14;
+    bytes[ip + 1] = 0xc0;
+    put16(bytes, ip + 4, 0);
+    put16(bytes, ip + 6, 0x4000);
+    put16(bytes, ip + 10, 0);
+    put16(bytes, ip + 10, 0xffff - ones_sum(std::span(bytes).subspan(ip, 20)));
+    return bytes;
+}
+
 // What a router quotes of a frame, the first bytes from the network header on, as a payload.
 inline std::string quote(const Bytes& frame, size_t size = 2000) {
     const auto d = dissect(frame);

@@ -1,4 +1,5 @@
 // dsr: the packet goes to the endpoint as it came, inside another.
+#include <random>
 #include <set>
 
 #include "packet/plane_rows.h"
@@ -227,6 +228,87 @@ TEST_P(Dsr, ErrorsAboutAnswersGoToTheEndpoint) {
             }
         }
     }
+}
+
+// What a router on the way to the endpoint says of a packet that went inside another, whole or only its first bytes.
+Bytes error_inside(const Tunnel& t, const Bytes& sent, const Icmp& icmp, size_t most = 500) {
+    const Frame router = t.v6 ? eth().ipv6("2001:db8:e::99", t.source) : eth().ipv4("10.1.0.99", t.source);
+    const Bytes quoted(sent.begin() + ethernet,
+                       sent.begin() + static_cast<long>(std::min(sent.size(), ethernet + most)));
+    return icmp_message(router.payload({quoted.begin(), quoted.end()}), icmp);
+}
+
+TEST_P(Dsr, ErrorsAboutTheTunnelGoToTheClient) {
+    for (const Tunnel& t : tunnels) {
+        const Frame up = t.from_client().tcp(5000, 80, ack).payload(std::string(900, 'x'));
+        const Bytes sent = run_alone(up).frame;
+        const std::string inside = quote(up.ttl(63), 500 - t.header());
+        const Frame down =
+            (t.v6 ? eth().ipv6(t.service, t.client) : eth().ipv4(t.service, t.client)).from(front_mac, front_gateway);
+        const auto mtu = static_cast<uint32_t>(1400 - t.header());
+        struct Row {
+            const char* name;
+            Icmp said, told;
+        };
+        const Row rows4[] = {
+            {"too large", {false, 3, 1400, 4}, {false, 3, mtu, 4}},
+            {"too large by far", {false, 3, 0, 4}, {false, 3, 68, 4}},
+            {"too far", {false, 11}, {false, 3, 0, 1}},
+            {"the endpoint takes no such packets", {false, 3, 0, 3}, {false, 3, 0, 1}},
+        };
+        const Row rows6[] = {
+            {"too large", {true, 2, 1400}, {true, 2, mtu}},
+            {"too large by far", {true, 2, 5}, {true, 2, 1280}},
+            {"too far", {true, 3}, {true, 1, 0, 3}},
+            {"no route", {true, 1}, {true, 1, 0, 3}},
+        };
+        for (const Row& row : t.v6 ? std::span<const Row>(rows6) : std::span<const Row>(rows4)) {
+            const Outcome outcome = run(error_inside(t, sent, row.said), "back");
+            EXPECT_STREQ(name_of(outcome.went), "sent") << t.name << ", " << row.name;
+            EXPECT_EQ(hex(outcome.frame), hex(told(down, row.told, inside))) << t.name << ", " << row.name;
+        }
+        const Icmp said = rows4[0].said, said6 = rows6[0].said;
+        const Icmp& icmp = t.v6 ? said6 : said;
+        passes("too little of it", error_inside(t, sent, icmp, t.header() + 8), "back");
+        Bytes elsewhere = sent;
+        elsewhere[ethernet + (t.v6 ? 39 : 19)] ^= 1;
+        passes("sent to another endpoint", error_inside(t, elsewhere, icmp), "back");
+        Bytes by_other = sent;
+        by_other[ethernet + (t.v6 ? 23 : 15)] ^= 1;
+        passes("sent by somebody else", error_inside(t, by_other, icmp), "back");
+        const Tunnel& other = tunnels[(&t - tunnels) ^ 2];
+        Bytes as_other = around(other, other.from_client().tcp(5000, 80, ack).payload(std::string(900, 'x')), {});
+        as_other[ethernet + (t.v6 ? 39 : 19)] = sent[ethernet + (t.v6 ? 39 : 19)];
+        passes("inside what this endpoint's packets are not inside", error_inside(t, as_other, icmp), "back");
+    }
+}
+
+TEST_P(Dsr, ErrorsAboutTheTunnelMayBeAnything) {
+    std::mt19937_64 random(20'241);
+    uint64_t sent = 0;
+    for (int i = 0; i < 8'000; ++i) {
+        const Tunnel& t = tunnels[i % 4];
+        const Frame up = t.from_client().tcp(5000, 80, ack).payload(std::string(random() % 600, 'x'));
+        Bytes error = error_inside(t, run_alone(up).frame, t.v6 ? Icmp{true, 2, 1400} : Icmp{false, 3, 1400, 4},
+                                   t.header() + random() % 500);
+        for (uint64_t changes = random() % 3; changes > 0; --changes)
+            error[34 + random() % std::min<size_t>(error.size() - 34, 100)] = static_cast<uint8_t>(random());
+        if (random() % 4 == 0) error.resize(std::max<size_t>(54, error.size() - random() % 30));
+        const Outcome outcome = run(error, "back");
+        if (outcome.went == Went::passed) {
+            ASSERT_EQ(hex(outcome.frame), hex(error));
+        } else if (outcome.went == Went::dropped) {
+            ASSERT_EQ(outcome.refusals.size(), 1u) << hex(error);
+        } else if (outcome.frame[ethernet + (t.v6 ? 6 : 9)] == (t.v6 ? 58 : 1)) {
+            ++sent;
+            const std::span<const uint8_t> all(outcome.frame);
+            const size_t ip = t.v6 ? 40 : 20, length = get16(all, ethernet + (t.v6 ? 4 : 2)) + (t.v6 ? 40u : 0u);
+            ASSERT_LE(ethernet + length, all.size()) << hex(error);
+            const uint64_t pseudo = t.v6 ? ones_sum(all.subspan(22, 32)) + 58 + length - ip : 0;
+            ASSERT_EQ(ones_sum(all.subspan(ethernet + ip, length - ip), pseudo), 0u) << hex(error);
+        }
+    }
+    EXPECT_GT(sent, 1000u);
 }
 
 TEST_P(Dsr, SendersAreToldHowMuchFitsInside) {

@@ -10,18 +10,6 @@ using namespace testing;  // NOLINT: the rows' vocabulary
 
 class Tell : public Plane {
   protected:
-    // As a router writes it: precedence 6, and not to be cut, so that it needs no identification.
-    static Bytes told(const Frame& frame, const Icmp& icmp, const std::string& quoted) {
-        Bytes bytes = icmp_message(frame.ttl(64).payload(quoted), icmp);
-        if (icmp.v6) return bytes;
-        const size_t ip = get16(bytes, 12) == 0x8100 ? 18 : 14;
-        bytes[ip + 1] = 0xc0;
-        put16(bytes, ip + 4, 0);
-        put16(bytes, ip + 6, 0x4000);
-        put16(bytes, ip + 10, 0);
-        put16(bytes, ip + 10, 0xffff - ones_sum(std::span(bytes).subspan(ip, 20)));
-        return bytes;
-    }
     void tells(const char* row, const Bytes& frame, const char* interface, uint32_t service, abi::packet_verdict why,
                const Bytes& answer) {
         const Outcome outcome = run(frame, interface);

@@ -36,6 +36,10 @@ struct packet {
     __u16 network, transport;  // where in the frame the headers begin
 };
 
+inlined __u32 end_of_packet(const struct packet* p) {
+    return p->network + p->length;
+}
+
 enum { own_hop_limit = 64 };  // of packets made here: RFC 1700's default
 
 enum { tcp_fin = 1, tcp_syn = 2, tcp_rst = 4, tcp_ack = 16 };

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "bpf/step/send.h"
+#include "bpf/step/tunnel_error.h"
 
 // What is read of a quoted packet: its ports, and the checksum where it is there.
 enum { quoted_least = 8, quoted_most = 20 };
@@ -31,10 +32,6 @@ inlined enum parsed parse_quote_6(struct cursor* c, struct packet* q) {
     return parse_extensions(c, q, ip->nexthdr);
 }
 
-inlined __u32 end_of_packet(const struct packet* p) {
-    return p->network + p->length;
-}
-
 // The quoted packet, turned round. False: it has no ports, or was none that went out here as the error's receiver's.
 inlined bool parse_quote(struct cursor frame, const struct packet* p, struct packet* q) {
     struct cursor c = frame;
@@ -55,13 +52,19 @@ inlined bool parse_quote(struct cursor frame, const struct packet* p, struct pac
 // Extension headers may come before the quoted ports, as many as parse_extensions passes over and not longer than this.
 enum { quote_seen = sizeof(struct icmp_header) + sizeof(struct ipv6hdr) + 128 };
 
+enum { quoted_nothing, quoted_packet, quoted_in_tunnel };
+inlined int read_quote(void* context, enum hook hook, struct cursor frame, const struct packet* p, struct packet* q) {
+    if (read_inside(context, hook, p, q)) return quoted_in_tunnel;
+    *q = (struct packet){0};
+    return parse_quote(frame, p, q) ? quoted_packet : quoted_nothing;
+}
 __noinline int read_quote_at_xdp(struct xdp_md* context, const struct packet* p, struct packet* q) {
-    return p && q && parse_quote(frame_of(context, hook_xdp), p, q);
+    return p && q ? read_quote(context, hook_xdp, frame_of(context, hook_xdp), p, q) : quoted_nothing;
 }
 __noinline int read_quote_at_tc(struct __sk_buff* context, const struct packet* p, struct packet* q) {
-    if (!p || !q) return 0;
+    if (!p || !q) return quoted_nothing;
     const __u32 wanted = p->transport + quote_seen, end = end_of_packet(p);
-    return parse_quote(frame_up_to(context, hook_tc, wanted < end ? wanted : end), p, q);
+    return read_quote(context, hook_tc, frame_up_to(context, hook_tc, wanted < end ? wanted : end), p, q);
 }
 
 // The quoted transport's checksum, where it is within what was quoted. Returns `sum` with its change added.
@@ -141,9 +144,12 @@ inlined bool change_error(void* context, enum hook hook, const struct packet* p,
 // for the decision, empty.
 inlined enum outcome forward_error(void* context, enum hook hook, const struct packet* p, struct decision* d) {
     struct packet q = {0};
-    if (!(hook == hook_xdp ? read_quote_at_xdp(context, p, &q) : read_quote_at_tc(context, p, &q))) return outcome_pass;
+    const int quoted = hook == hook_xdp ? read_quote_at_xdp(context, p, &q) : read_quote_at_tc(context, p, &q);
+    if (quoted == quoted_nothing) return outcome_pass;
     const int decided = decide_as_if(&q, d);
     if (decided == decided_pass) return outcome_pass;
+    if (quoted == quoted_in_tunnel)
+        return decided == decided_forward ? forward_tunnel_error(context, hook, p, &q, d) : outcome_pass;
     if (decided == decided_drop) return refuse(d->service, d->why);
     if (p->hop_limit <= 1) return refuse(d->service, packet_verdict_hop_limit);
     struct next_hop* hop;

@@ -102,34 +102,53 @@ inlined bool sum_of_packet(void* context, enum hook hook, const struct packet* p
     return sum_of_bytes(context, hook, p->network, before, sum);
 }
 
-// The sum of `quoted` bytes of the packet, and of what is said of it, goes into the ICMP header's checksum.
-inlined long write_told_4(void* context, enum hook hook, const struct packet* p, const struct address* from, __u32 mtu,
-                          __u32 quoted, __u64 sum) {
-    struct told_4 told = {.ip = {.version = 4, .ihl = 5, .tos = precedence_internetwork_control, .ttl = 64}};
-    told.ip.tot_len = bpf_htons(sizeof(told) + quoted);
+// An ICMP message before what it quotes.
+struct telling {
+    struct address from, to;
+    struct icmp_header what;
+    __u32 quoted;  // bytes
+    __u64 sum;     // of them
+};
+
+inlined long write_telling_4(void* context, enum hook hook, __u32 network, const struct telling* t) {
+    struct told_4 told = {.ip = {.version = 4, .ihl = 5, .tos = precedence_internetwork_control, .ttl = own_hop_limit}};
+    told.ip.tot_len = bpf_htons(sizeof(told) + t->quoted);
     told.ip.frag_off = bpf_htons(dont_fragment_4);  // RFC 6864: with it, no identification is needed
     told.ip.protocol = IPPROTO_ICMP;
-    told.ip.saddr = unmapped(from);
-    told.ip.daddr = unmapped(&p->source);
+    told.ip.saddr = unmapped(&t->from);
+    told.ip.daddr = unmapped(&t->to);
     told.ip.check = ~folded((__u64)(__u32)bpf_csum_diff(0, 0, (__be32*)&told.ip, sizeof(told.ip), 0));
-    told.icmp.type = mtu ? icmp4_unreachable : icmp4_time_exceeded;
-    told.icmp.code = mtu ? icmp4_fragmentation_needed : 0;
-    told.icmp.rest = bpf_htonl(mtu);
-    told.icmp.checksum = ~folded((__u64)(__u32)bpf_csum_diff(0, 0, (__be32*)&told.icmp, sizeof(told.icmp), sum));
-    return store_bytes(context, hook, p->network, &told, sizeof(told));
+    told.icmp = t->what;
+    told.icmp.checksum = ~folded((__u64)(__u32)bpf_csum_diff(0, 0, (__be32*)&told.icmp, sizeof(told.icmp), t->sum));
+    return store_bytes(context, hook, network, &told, sizeof(told));
 }
-inlined long write_told_6(void* context, enum hook hook, const struct packet* p, const struct address* from, __u32 mtu,
-                          __u32 quoted, __u64 sum) {
-    struct told_6 told = {.ip = {.version = 6, .nexthdr = IPPROTO_ICMPV6, .hop_limit = 64}};
-    told.ip.payload_len = bpf_htons(sizeof(told.icmp) + quoted);
-    write_address(&told.ip.saddr, from);
-    write_address(&told.ip.daddr, &p->source);
-    told.icmp.type = mtu ? icmp6_too_big : icmp6_time_exceeded;
-    told.icmp.rest = bpf_htonl(mtu);
-    sum += bpf_htonl(sizeof(told.icmp) + quoted) + (__u64)bpf_htonl(IPPROTO_ICMPV6);
-    sum = sum_128(sum_128(sum, from), &p->source) + bpf_htons(told.icmp.type << 8) + told.icmp.rest;
+inlined long write_telling_6(void* context, enum hook hook, __u32 network, const struct telling* t) {
+    struct told_6 told = {.ip = {.version = 6, .nexthdr = IPPROTO_ICMPV6, .hop_limit = own_hop_limit}};
+    told.ip.payload_len = bpf_htons(sizeof(told.icmp) + t->quoted);
+    write_address(&told.ip.saddr, &t->from);
+    write_address(&told.ip.daddr, &t->to);
+    told.icmp = t->what;
+    __u64 sum = t->sum + bpf_htonl(sizeof(told.icmp) + t->quoted) + (__u64)bpf_htonl(IPPROTO_ICMPV6);
+    sum = sum_128(sum_128(sum, &t->from), &t->to) + bpf_htons(told.icmp.type << 8 | told.icmp.code) + told.icmp.rest;
     told.icmp.checksum = ~folded(sum);
-    return store_bytes(context, hook, p->network, &told, sizeof(told));
+    return store_bytes(context, hook, network, &told, sizeof(told));
+}
+inlined bool write_telling(void* context, enum hook hook, __u32 network, bool v6, const struct telling* t) {
+    return (v6 ? write_telling_6(context, hook, network, t) : write_telling_4(context, hook, network, t)) == 0;
+}
+inlined __u32 telling_size(bool v6) {
+    return v6 ? sizeof(struct told_6) : sizeof(struct told_4);
+}
+
+// `mtu` 0: that the hop limit was over.
+inlined struct icmp_header too_large_or_too_far(bool v6, __u32 mtu) {
+    struct icmp_header what = {.rest = bpf_htonl(mtu)};
+    if (v6)
+        what.type = mtu ? icmp6_too_big : icmp6_time_exceeded;
+    else
+        what.type = mtu ? icmp4_unreachable : icmp4_time_exceeded;
+    if (!v6 && mtu) what.code = icmp4_fragmentation_needed;
+    return what;
 }
 
 // Back to where it came from. False: it was sent to many.
@@ -162,15 +181,12 @@ inlined bool make_room(void* context, enum hook hook, const struct packet* p, __
 // not, and is only dropped.
 inlined bool tell_of(void* context, enum hook hook, const struct packet* p, const struct decision* d, __u32 mtu) {
     if (p->fragment == fragment_later || !is_one(&p->source, p->v6) || !may_tell()) return false;
-    const struct address from = teller(p, d);
-    const __u32 header = p->v6 ? sizeof(struct told_6) : sizeof(struct told_4);
-    const __u32 most = (p->v6 ? quoted_at_most_6 : quoted_at_most_4) - header;
-    const __u32 quoted = p->length < most ? p->length : most;
-    __u64 sum;
-    if (!sum_of_packet(context, hook, p, quoted, &sum) || !make_room(context, hook, p, header, quoted)) return false;
-    return move_to_front(context, hook, p->network, header) && turn_ethernet(context, hook) &&
-           (p->v6 ? write_told_6(context, hook, p, &from, mtu, quoted, sum)
-                  : write_told_4(context, hook, p, &from, mtu, quoted, sum)) == 0;
+    const __u32 header = telling_size(p->v6), most = (p->v6 ? quoted_at_most_6 : quoted_at_most_4) - header;
+    struct telling t = {.from = teller(p, d), .to = p->source, .what = too_large_or_too_far(p->v6, mtu)};
+    t.quoted = p->length < most ? p->length : most;
+    return sum_of_packet(context, hook, p, t.quoted, &t.sum) && make_room(context, hook, p, header, t.quoted) &&
+           move_to_front(context, hook, p->network, header) && turn_ethernet(context, hook) &&
+           write_telling(context, hook, p->network, p->v6, &t);
 }
 __noinline int tell_at_xdp(struct xdp_md* context, const struct packet* p, const struct decision* d, __u32 mtu) {
     return p && d && tell_of(context, hook_xdp, p, d, mtu);
