@@ -21,7 +21,7 @@ namespace marchproxy::abi {
 // --- limits --------------------------------------------------------------------------------------------------------
 
 // Raised with every change of a shape here or of what it means: maps of another revision are not gone on with.
-enum { packet_revision = 2 };
+enum { packet_revision = 3 };
 
 enum {
     max_packet_services = 1 << 14,   // bits of an identity
@@ -32,6 +32,10 @@ enum {
     client_hops = 1 << 10,           // next hops remembered a CPU, beside those of the endpoints
     maglev_slots = 1 << 24,          // all services together, 4 bytes each
     carry_slots = 1 << 20,           // directions of flows that have carried more than a traffic word holds
+    // Client addresses, of all services together; fewer where the flow table has room for fewer flows.
+    counted_sources = 1 << 18,  // whose live flows are counted: 16 bytes each, and 90 while there are any
+    rated_sources = 1 << 18,    // whose rates are held, the others' being forgotten: 110 bytes each
+    syn_proofs = 1 << 16,       // of clients that are about to prove their address: 110 bytes each
 };
 
 struct address {
@@ -68,9 +72,11 @@ struct directory {
 enum packet_forwarding { forwarding_nat, forwarding_dnat, forwarding_dsr_ipip, forwarding_dsr_gue };
 
 enum service_flags {
-    service_by_client = 1 << 0,      // the endpoint is chosen by the client's address alone, not address and port
-    service_has_access = 1 << 1,     // the access trie has to be asked
-    service_access_allows = 1 << 2,  // whoever no prefix covers may pass
+    service_by_client = 1 << 0,       // the endpoint is chosen by the client's address alone, not address and port
+    service_has_access = 1 << 1,      // the access trie has to be asked
+    service_access_allows = 1 << 2,   // whoever no prefix covers may pass
+    service_limits_packets = 1 << 3,  // its packet_limits have to be asked for each packet from a client
+    service_limits_flows = 1 << 4,    // the same for each new flow
 };
 
 struct packet_service {
@@ -106,6 +112,41 @@ struct packet_endpoint {
     __u8 reserved[22];
 };
 ABI_ASSERT(sizeof(struct packet_endpoint) == 48, "");
+
+// What a service's flags say has to be asked. Beside packet_service, whose cache line every packet reads.
+//
+// Rates are GCRAs (ITU-T I.371, as in qos/rate_limit.h) in nanoseconds; step 0: no limit. Of the service's packets a
+// CPU takes as many at once as a batch has, so that not every packet has CPUs contend for one word.
+struct packet_limits {
+    __u32 connections_per_source;  // live flows of one client address; 0: no limit
+    // TCP flows whose client has not answered yet: from this many on, counted from 1, a client has to prove its
+    // address; 0: none has. See step/cookie.h.
+    __u32 proven_from;
+    __u64 source_flow_step, source_flow_tolerance;      // new flows of one client address
+    __u64 source_packet_step, source_packet_tolerance;  // packets of one client address
+    __u64 packet_batch_step, packet_tolerance;          // packets of all: a step is a whole batch's
+    __u32 packet_batch;                                 // 0: no limit
+    __u32 reserved;
+};
+ABI_ASSERT(sizeof(struct packet_limits) == 64, "one cache line");
+
+// A client address at a service.
+struct source_key {
+    struct address address;
+    __u32 service;
+    __u32 reserved;
+};
+
+// Of an address whose live flows are counted.
+struct source_flows {
+    __u64 live;
+    __u64 since;  // the second in which counting began: flows that began before are not among them
+};
+
+// When the address's next packet and new flow are due.
+struct source_rate {
+    __u64 packets_due, flows_due;
+};
 
 // Of the trie of access lists, whose value is one byte: 1, whoever the prefix covers may pass.
 struct access_key {
@@ -268,6 +309,8 @@ struct packet_counters {
     __u64 flows;                 // begun
     __u64 ended;                 // of those; the others live
     __u64 stateless;             // packets chosen for without a flow, as the table was full
+    __u64 uncounted;             // flows begun whose client's address could not be counted: counted_sources were
+    __u64 cookies, proven;       // SYNs that were answered with a demand for proof, and those that brought it
     __u64 dropped[packet_verdicts];
 };
 
@@ -278,9 +321,20 @@ struct endpoint_counters {
 
 // What a service's limits are measured by.
 struct admission {
-    __u64 due;   // microseconds: when the next new flow is, by GCRA (ITU-T I.371, as in qos/rate_limit.h)
-    __u64 live;  // flows begun and not ended yet
+    __u64 due;  // microseconds: when the next new flow is, by GCRA (ITU-T I.371, as in qos/rate_limit.h)
+    // Flows begun and not ended yet, and in the upper half those of TCP that are half open, opening or answered: one
+    // word, so that a flow begins with one atomic operation.
+    __u64 live;
+    __u64 packets_due;  // nanoseconds: when the next batch of packets is
+    __u64 reserved;
 };
+#define admission_half_open_shift 32
+abi_inlined __u32 admission_live(__u64 word) {
+    return (__u32)word;
+}
+abi_inlined __u32 admission_half_open(__u64 word) {
+    return (__u32)(word >> admission_half_open_shift);
+}
 
 // --- next hops, cached a CPU ---------------------------------------------------------------------------------------
 

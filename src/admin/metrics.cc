@@ -55,6 +55,12 @@ void fill_service(MetricSet& set, const telemetry::ServiceStatus& service, std::
         set.add(Metric::marchproxy_dropped_total, {service.name, service.plane, verdict_texts[i].name},
                 service.dropped[i]);
     }
+    if (service.cookies_sent > 0) {
+        set.add(Metric::marchproxy_syn_cookies_total, {service.name, "sent"}, service.cookies_sent);
+        set.add(Metric::marchproxy_syn_cookies_total, {service.name, "proven"}, service.cookies_proven);
+    }
+    if (service.uncounted_sources > 0)
+        set.add(Metric::marchproxy_uncounted_sources_total, {service.name}, service.uncounted_sources);
     for (const telemetry::PathCounters& path : service.paths) {
         if (service.paths.size() == 1 || !untouched(path)) fill_path_of_service(set, service, path, policy);
     }

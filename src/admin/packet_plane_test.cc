@@ -101,6 +101,19 @@ TEST_F(PacketPlane, CountsThePacketsOfTcpServicesToo) {
                 HasSubstr("marchproxy_dropped_total{service=\"web\",plane=\"packet\",reason=\"access_denied\"} 3\n"));
 }
 
+TEST_F(PacketPlane, ShowsPressureWhereThereWasSome) {
+    telemetry::ServiceStatus& web = add_packet_service();
+    EXPECT_THAT(metrics(), Not(HasSubstr("syn_cookies_total{")));
+    EXPECT_THAT(metrics(), Not(HasSubstr("uncounted_sources_total{")));
+    web.cookies_sent = 7;
+    web.cookies_proven = 3;
+    web.uncounted_sources = 5;
+    const std::string text = metrics();
+    EXPECT_THAT(text, HasSubstr("marchproxy_syn_cookies_total{service=\"web\",result=\"sent\"} 7\n"));
+    EXPECT_THAT(text, HasSubstr("marchproxy_syn_cookies_total{service=\"web\",result=\"proven\"} 3\n"));
+    EXPECT_THAT(text, HasSubstr("marchproxy_uncounted_sources_total{service=\"web\"} 5\n"));
+}
+
 TEST_F(PacketPlane, HasNoPacketsOfATcpServiceOfTheStreamPlane) {
     view.add_service("web");
     EXPECT_THAT(metrics(), Not(HasSubstr("marchproxy_packets_total{")));

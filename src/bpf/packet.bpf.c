@@ -3,6 +3,7 @@
 //   parse    the frame becomes a struct packet                                                       lib/packet.h
 //   decide   classify, admit, choose: who it is, and what it is to become; no access to the frame   step/decide.h
 //   forward  the frame is rewritten, or put inside another, and sent        step/forward.h, encapsulate.h, send.h
+//   cookie   under pressure a client proves its address                                             step/cookie.h
 //   parts    of datagrams go where the first of them went                                        step/fragments.h
 //   errors   ICMP's about what was forwarded go to who sent it            step/icmp_error.h, step/tunnel_error.h
 //   tell     the sender of a packet that it was too large, or had come too far              step/tell_sender.h
@@ -11,6 +12,7 @@
 // What does not happen to every packet is a function of its own, which the verifier goes through once for any packet,
 // and whose stack lies beside the others': a chain of calls has 512 bytes. They are not programs reached by tail calls:
 // the kernel empties the array of those when no process holds it any more, and packets have to go on without us.
+#include "bpf/step/cookie.h"
 #include "bpf/step/echo.h"
 #include "bpf/step/fragments.h"
 #include "bpf/step/icmp_error.h"
@@ -66,9 +68,12 @@ inlined enum outcome process(void* context, enum hook hook, struct cursor frame,
     if (unlikely(what != parsed_flow) && (what != parsed_fragment || !recall_ports(&p)))
         return process_other(context, hook, what, &p, &d);
     int decided = decide(&p, &d);
-    if (unlikely(decided == decided_begin)) decided = p.fragment == fragment_later ? decided_pass : begin(&p, &d);
+    if (unlikely(decided == decided_begin || decided == decided_prove))
+        decided = welcome(context, hook, &p, &d, decided);
     if (unlikely(p.fragment)) decided = decide_part(&p, &d, decided);
     if (decided == decided_pass) return outcome_pass;
+    if (unlikely(decided == decided_answer))
+        return hook == hook_xdp ? answer_syn_at_xdp(context, &p, d.service) : answer_syn_at_tc(context, &p, d.service);
     if (decided == decided_drop) {
         if (d.why == packet_verdict_hop_limit) return refuse_and_tell(context, hook, &p, &d, d.why, 0);
         return refuse(d.service, d.why);

@@ -58,10 +58,22 @@ inlined void fill_traffic(struct flow_report* r, enum flow_direction direction, 
     if (ended) bpf_map_delete_elem(&carries, &key);
 }
 
-// False: the ring buffer is full.
-inlined bool report(const struct swept* s, bool ended, enum packet_verdict why) {
+// Takes a flow out of its state, so that no packet changes that any more: from established a SYN leads nowhere, and
+// what else would, is not to be met in the moment until its cell is free. False: one just did, and it lives.
+inlined bool take_out(const struct swept* s, struct flow_cell* cell) {
+    const __u64 taken = (s->target & ~(7ULL << flow_state_shift)) | (__u64)flow_established << flow_state_shift;
+    return __sync_val_compare_and_swap(&cell->target, s->target, taken) == s->target;
+}
+
+// False: the ring buffer is full, or a flow that was to end lives. `ending`: its cell; null: it is listed.
+inlined bool report(const struct swept* s, struct flow_cell* ending, enum packet_verdict why) {
     struct flow_report* r = bpf_ringbuf_reserve(&reports, sizeof(*r), 0);
     if (!r) return false;
+    const bool ended = ending != 0;
+    if (ending && !take_out(s, ending)) {
+        bpf_ringbuf_discard(r, 0);
+        return false;
+    }
     __builtin_memset(r, 0, sizeof(*r));
     r->identity = s->identity;
     r->target = s->target;
@@ -79,13 +91,16 @@ inlined bool report(const struct swept* s, bool ended, enum packet_verdict why) 
 }
 
 // Its replies end first, so that none finds half a flow.
-inlined void end_flow(const struct swept* s, __u32 number) {
+inlined void end_flow(const struct swept* s, __u32 number, const struct packet_service* service) {
     if (s->back_identity) {
         const struct found back = find_flow(&endpoint_flows, s->back_identity);
         if (back.cell) remove_endpoint(s->back_identity, cell_index(&back));
     }
     remove_client(s->identity, number);
-    count_live(s->service, -1);
+    const bool half_open = service->protocol == IPPROTO_TCP && is_half_open(s->target >> flow_state_shift);
+    count_live(s->service, -1, half_open ? -1 : 0);
+    const __u64 now = now_seconds();
+    uncount_source(&s->client.address, s->service, now - ((now - s->target) & flow_start_mask));
     count_ended(s->service, s->target >> flow_endpoint_shift & (max_packet_endpoints - 1));
 }
 
@@ -125,13 +140,13 @@ __noinline int visit(__u32 number, struct sweep* run) {
     enum packet_verdict why;
     if (over(&s, service, now, &why)) {
         if (!s.back_identity) find_back(&s, service);
-        if (report(&s, true, why)) {
-            end_flow(&s, number);
+        if (report(&s, cell, why)) {
+            end_flow(&s, number, service);
             ++run->ended;
             return 0;
         }
         ++run->kept_back;  // until the next pass, so that no record is lost
-    } else if (listed && report(&s, false, packet_verdict_finished)) {
+    } else if (listed && report(&s, 0, packet_verdict_finished)) {
         ++run->listed;
     }
     ++run->live;

@@ -45,7 +45,8 @@ services:
     listen: "[::1]:443"
     plane: stream
     access: { allow: ["10.0.0.0/8", "fd00::/8"], deny: [10.1.0.0/16] }
-    limits: { connections: 5, connections_per_source: 2, new_connections: 20/s }
+    limits: { connections: 5, connections_per_source: 2, new_connections: 20/s, new_connections_per_source: 3/s,
+              backlog: 0 }
     routing: { policy: maglev, retry: none, seed: 18446744073709551615 }
     proxy_protocol: v2
     accept_proxy_protocol: true
@@ -79,7 +80,7 @@ services:
     ASSERT_EQ(2U, web.access.allow.size());
     EXPECT_EQ("fd00::/8", to_string(web.access.allow[1]));
     EXPECT_EQ("10.1.0.0/16", to_string(web.access.deny.at(0)));
-    EXPECT_EQ((Limits{5, 2, Frequency{20}}), web.limits);
+    EXPECT_EQ((Limits{5, 2, Frequency{20}, Frequency{3}, {}, {}, 0U}), web.limits);
     EXPECT_EQ(Policy::maglev, web.routing.policy);
     EXPECT_EQ(Retry::none, web.routing.retry);
     EXPECT_EQ(UINT64_MAX, web.routing.seed);
@@ -196,6 +197,18 @@ INSTANTIATE_TEST_SUITE_P(
             "f:2:26: services[0].endpoints[0].address: \"1.2.3.4\" has no port"},
         Row{"services:\n- endpoints: [{ address: 1.2.3.4:5, weight: 65536 }]",
             "f:2:45: services[0].endpoints[0].weight: \"65536\" is out of range; allowed: 0..65535"},
+        Row{service("protocol: udp, limits: { backlog: 10 }"), "f:2:37: services[0].limits.backlog: is for tcp"},
+        Row{service("plane: stream, limits: { packets: 5/s }"),
+            "f:2:37: services[0].limits.packets: needs the packet plane; plane is stream"},
+        Row{service("plane: auto, limits: { packets_per_source: 5/s }"),
+            "f:2:46: services[0].limits.packets_per_source: needs the packet plane; packet.interfaces names no"},
+        Row{service("limits: { packets: 5/s }") + "\npacket: { enabled: false, interfaces: [eth0] }",
+            "f:2:22: services[0].limits.packets: needs the packet plane; packet.enabled is false"},
+        Row{service("limits: { packets_per_source: 0/s }"),
+            "f:2:33: services[0].limits.packets_per_source: \"0/s\" is out of range"},
+        Row{service("limits: { new_connections_per_source: 5 }"),
+            "f:2:41: services[0].limits.new_connections_per_source: \"5\" is not a frequency"},
+        Row{service("limits: { backlog: 2147483648 }"), "f:2:22: services[0].limits.backlog: \"2147483648\" is out"},
         Row{service("protocol: udp, proxy_protocol: v1"), "f:2:34: services[0].proxy_protocol: is for tcp"},
         Row{service("protocol: udp, proxy_protocol: v2"), "f:2:34: services[0].proxy_protocol: is for tcp"},
         Row{service("protocol: udp, accept_proxy_protocol: true"),

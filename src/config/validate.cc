@@ -91,6 +91,9 @@ class Services {
             if (service.protocol == Protocol::udp) check_udp(node, path, service);
             check_qos(service.qos, node, path);
             check_packet(service, node, path);
+            check_packet_limit(service, service.limits.packets.has_value(), "limits.packets", node, path);
+            check_packet_limit(service, service.limits.packets_per_source.has_value(), "limits.packets_per_source",
+                               node, path);
         }
     }
 
@@ -143,6 +146,7 @@ class Services {
         refuse(service.accept_proxy_protocol, "accept_proxy_protocol");
         refuse(service.proxy_protocol != ProxyProtocol::none, "proxy_protocol");
         refuse(service.tls != TlsMode::none, "tls.mode");
+        refuse(service.limits.backlog.has_value(), "limits.backlog");
     }
 
     void check_qos(const ServiceQos& qos, const Node& node, const std::string& path) {
@@ -203,6 +207,20 @@ class Services {
                                 "its port; write {}",
                                 to_string(HostPort{service.endpoints[i].address.host, service.listen.port})));
         }
+    }
+
+    // What the packet plane alone can hold is not to be accepted where that cannot be.
+    void check_packet_limit(const Service& service, bool given, std::string_view key, const Node& node,
+                            const std::string& path) {
+        const Node* value = sound(node, key);
+        if (!given || !value) return;
+        const PacketSettings& packet = snapshot_.settings.packet;
+        const char* why = service.plane == PlaneChoice::stream ? "plane is stream"
+                          : !packet.enabled                    ? "packet.enabled is false"
+                          : packet.interfaces.empty()          ? "packet.interfaces names no interface"
+                                                               : nullptr;
+        if (why)
+            problems_.at_value(*value, fmt::format("{}.{}", path, key), fmt::format("needs the packet plane; {}", why));
     }
 
     const Snapshot& snapshot_;

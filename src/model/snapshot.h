@@ -30,9 +30,15 @@ struct Access {
 };
 
 struct Limits {
-    std::optional<uint64_t> connections;             // at one time, over all workers; UDP: sessions
-    std::optional<uint64_t> connections_per_source;  // the same, from one client address
-    std::optional<Frequency> new_connections;        // with a burst of 100 ms worth, at least 1
+    std::optional<uint64_t> connections;                  // at one time, over all workers; UDP: sessions
+    std::optional<uint64_t> connections_per_source;       // the same, from one client address
+    std::optional<Frequency> new_connections;             // with a burst of 100 ms worth, at least 1
+    std::optional<Frequency> new_connections_per_source;  // from one client address; with a burst of a second's worth
+    std::optional<Frequency> packets;                     // of clients; packet plane only; bursts of 100 ms worth
+    std::optional<Frequency> packets_per_source;          // the same, from one client address
+    // TCP connections half open: beyond, clients prove their address (packet plane) or the kernel has them do so
+    // (listen(2)).
+    std::optional<uint32_t> backlog;
     bool operator==(const Limits&) const = default;
 };
 

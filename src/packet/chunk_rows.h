@@ -27,7 +27,8 @@ struct Cell {
 // The table's first chunk, which with a capacity of one flow is all of it.
 class Chunks {
   public:
-    explicit Chunks(Descriptor chunk) : chunk_(std::move(chunk)) {}
+    // `alignment`: where its first bucket begins, in bytes.
+    Chunks(Descriptor chunk, uint32_t alignment) : chunk_(std::move(chunk)), first_(alignment / sizeof(__u64)) {}
 
     void clear() { write(abi::flow_chunk{}); }
     // An identity is the first of its cell's words, and no other cell's words look like it in the tests.
@@ -52,20 +53,14 @@ class Chunks {
     }
 
   private:
-    // A bucket's first slot is filled first, so that the first word that is not 0 begins one.
+    // Of a cell that was removed the identity alone is 0.
     void change_traffic(const auto& changed) {
         const auto chunk = read();
         constexpr size_t bucket = 3 * abi::flow_cells;
         const std::span<__u64> words = chunk->buckets;
-        for (size_t i = 0; i + bucket <= words.size();) {
-            if (words[i] == 0) {
-                ++i;
-                continue;
-            }
+        for (size_t i = first_; i + bucket <= words.size(); i += bucket)
             for (size_t slot = i; slot < i + abi::flow_cells; ++slot)
                 if (words[slot] != 0) words[slot + 2 * abi::flow_cells] = changed(words[slot + 2 * abi::flow_cells]);
-            i += bucket;
-        }
         write(*chunk);
     }
     std::unique_ptr<abi::flow_chunk> read() const {
@@ -80,6 +75,7 @@ class Chunks {
     }
 
     Descriptor chunk_;
+    size_t first_;
 };
 
 inline Descriptor map_of(const Programs& programs, std::string_view name) {
@@ -103,7 +99,7 @@ inline Chunks chunks_of(const Programs& programs, std::string_view table) {
     const uint32_t first = 0;
     uint32_t id = 0;
     bpf_map_lookup_elem(outer.get(), &first, &id);
-    return Chunks(Descriptor(bpf_map_get_fd_by_id(id)));
+    return Chunks(Descriptor(bpf_map_get_fd_by_id(id)), programs.flow_alignment());
 }
 
 }  // namespace marchproxy::packet::testing

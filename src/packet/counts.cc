@@ -55,6 +55,9 @@ void Counts::read_service(const Programs& programs, const CountedService& counte
     Service& sums = service(counted.name);
     sums.received_packets += now->packets[direction_up] - before.packets[direction_up];
     sums.sent_packets += now->packets[direction_down] - before.packets[direction_down];
+    sums.cookies += now->cookies - before.cookies;
+    sums.proven += now->proven - before.proven;
+    sums.uncounted += now->uncounted - before.uncounted;
     for (size_t i = 0; i < verdict_count; ++i)
         sums.dropped[i] += now->dropped[i] - before.dropped[i];
     const std::set<std::string> paths = paths_of(counted);
@@ -90,6 +93,9 @@ void Counts::fill(const std::string& name, telemetry::ServiceStatus& status) con
     const Service& sums = *found->second;
     status.received_packets = sums.received_packets;
     status.sent_packets = sums.sent_packets;
+    status.cookies_sent = sums.cookies;
+    status.cookies_proven = sums.proven;
+    status.uncounted_sources = sums.uncounted;
     status.dropped = sums.dropped;
     status.duration = sums.duration.values();
     for (const auto& [path, counts] : sums.paths)

@@ -57,6 +57,7 @@ class Counts {
     };
     struct Service {
         uint64_t received_packets = 0, sent_packets = 0;
+        uint64_t cookies = 0, proven = 0, uncounted = 0;
         std::array<uint64_t, verdict_count> dropped{};
         telemetry::Histogram duration;
         std::map<std::string, Path> paths;

@@ -56,6 +56,9 @@ class CountsTest : public ::testing::Test {
                                       .flows = flows,
                                       .ended = ended,
                                       .stateless = 0,
+                                      .uncounted = 11 * flows,
+                                      .cookies = 13 * flows,
+                                      .proven = 17 * flows,
                                       .dropped = {}};
         counters.dropped[abi::packet_verdict_access_denied] = 7 * flows;
         write("service_counts", index, counters);
@@ -101,6 +104,9 @@ TEST_F(CountsTest, BeginWithWhatThisProcessSees) {
     EXPECT_EQ(flows_of("web"), (Flows{{"aws", 3}}));
     EXPECT_EQ(web.received_packets, 9u);
     EXPECT_EQ(web.sent_packets, 15u);
+    EXPECT_EQ(web.uncounted_sources, 33u);
+    EXPECT_EQ(web.cookies_sent, 39u);
+    EXPECT_EQ(web.cookies_proven, 51u);
     EXPECT_EQ(web.dropped[static_cast<size_t>(Verdict::access_denied)], 21u);
     EXPECT_EQ(std::accumulate(web.dropped.begin(), web.dropped.end(), uint64_t{0}), 21u) << "and nothing else";
     EXPECT_EQ(counts.live_of_service(1), 2u);

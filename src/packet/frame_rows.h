@@ -27,6 +27,14 @@ inline unsigned get16(std::span<const uint8_t> bytes, size_t at) {
     return static_cast<unsigned>(bytes[at] << 8 | bytes[at + 1]);
 }
 
+inline void put32(Bytes& bytes, size_t at, uint32_t value) {
+    put16(bytes, at, value >> 16);
+    put16(bytes, at + 2, value & 0xffff);
+}
+inline uint32_t get32(std::span<const uint8_t> bytes, size_t at) {
+    return get16(bytes, at) << 16 | get16(bytes, at + 2);
+}
+
 inline std::string hex(const Bytes& bytes) {
     std::string text;
     for (size_t i = 0; i < bytes.size(); ++i)
@@ -186,6 +194,9 @@ class Frame {
     Frame tcp(uint16_t source, uint16_t destination, uint8_t flags) const {
         return ports(tcp_protocol, source, destination).with(&Frame::flags_, flags);
     }
+    Frame sequence(uint32_t number) const { return with(&Frame::sequence_, number); }
+    Frame acknowledges(uint32_t number) const { return with(&Frame::acknowledged_, number); }
+    Frame window(uint16_t bytes) const { return with(&Frame::window_, bytes); }
     Frame tcp_options(Bytes options) const { return with(&Frame::tcp_options_, std::move(options)); }
     Frame protocol(uint8_t number) const { return with(&Frame::protocol_, number); }
     Frame payload(std::string text) const { return with(&Frame::payload_, std::move(text)); }
@@ -223,6 +234,8 @@ class Frame {
     Bytes addresses_, options_, tcp_options_;
     std::vector<std::pair<uint8_t, Bytes>> extensions_;
     uint16_t fragment_ = 0, source_port_ = 0, destination_port_ = 0;
+    uint32_t sequence_ = 1, acknowledged_ = 0;
+    uint16_t window_ = 65'535;
     uint8_t ttl_ = 64, protocol_ = udp_protocol, flags_ = 0;
     std::string payload_ = "payload";
     size_t padding_ = 0;
@@ -236,10 +249,11 @@ inline Bytes Frame::transport() const {
     Bytes out;
     if (protocol_ == tcp_protocol) {
         out.assign(20, 0);
-        out[7] = 1;
+        put32(out, 4, sequence_);
+        put32(out, 8, acknowledged_);
         out[12] = static_cast<uint8_t>((20 + tcp_options_.size()) / 4 << 4);
         out[13] = flags_;
-        put16(out, 14, 65'535);
+        put16(out, 14, window_);
         out.insert(out.end(), tcp_options_.begin(), tcp_options_.end());
     } else {
         out.assign(8, 0);

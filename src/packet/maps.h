@@ -26,6 +26,9 @@ class Maps final : public MapTarget {
     Result<void> remove_access(uint32_t service, const Prefix& prefix) override {
         return programs_.remove_access(service, prefix);
     }
+    Result<void> set_limits(uint32_t service, const abi::packet_limits& limits) override {
+        return programs_.set_limits(service, limits);
+    }
     Result<void> set_service(uint32_t index, const abi::packet_service& service) override {
         return programs_.set_service(index, service);
     }

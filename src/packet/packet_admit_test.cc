@@ -18,10 +18,6 @@ class Admit : public Plane {
     void allow(uint32_t index, const char* prefix, bool allowed) {
         expect(programs->set_access(index, *Prefix::parse(prefix), allowed));
     }
-    static void set_live(uint32_t index, uint64_t live) {
-        const uint64_t admission[] = {0, live};
-        ASSERT_EQ(bpf_map_update_elem(map_of(*programs, "admissions").get(), &index, admission, BPF_ANY), 0);
-    }
     static Frame udp(const char* from, uint16_t port = 5000) { return eth().ipv4(from, "10.0.0.1").udp(port, 80); }
     static Frame udp6(const char* from) { return eth().ipv6(from, "2001:db8:a::1").udp(5000, 80); }
     void enters(const char* row, const Bytes& frame) { EXPECT_EQ(run(frame).went, Went::sent) << row; }
@@ -68,10 +64,9 @@ TEST_P(Admit, ADenialEndsAFlowThatHasBegun) {
 TEST_P(Admit, NewFlowsAreLimitedOldOnesAreNot) {
     constexpr uint32_t hour = 3'600'000'000;
     change(nat_udp, [](auto& s) { s.new_flow_step = hour, s.new_flow_tolerance = 0; });
-    // The service's due time is kept across tests of this program: a service of its own would be like this.
-    const bool first = run(udp(client, 5000)).went == Went::sent;
+    enters("the first", udp(client, 5000));
     drops("the next", udp(client, 5001), nat_udp, abi::packet_verdict_rate_limit);
-    if (first) enters("of a flow", udp(client, 5000));
+    enters("of a flow", udp(client, 5000));
     change(nat_udp, [](auto&) {});
     enters("no limit", udp(client, 5002));
     change(nat_udp, [](auto& s) { s.new_flow_step = hour, s.new_flow_tolerance = 0; });
@@ -123,7 +118,7 @@ TEST_P(Admit, FlowsAtOneTimeAreLimited) {
     };
     change(nat_udp, [](auto& s) { s.protocol = 0; });  // gone: its flows end
     ASSERT_TRUE(lives());
-    set_live(nat_udp, 0);
+    set_admission(nat_udp, {});
     change(nat_udp, [](auto& s) { s.connections = 2, s.opening_seconds = s.idle_seconds = 60; });
     enters("first", udp("11.0.0.1"));
     enters("second", udp("11.0.0.2"));

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 #include <tuple>
 
@@ -181,7 +180,10 @@ void Planner::take_service(const PlannedService& planned) {
     record.connections = static_cast<uint32_t>(std::min<uint64_t>(service.limits.connections.value_or(0), UINT32_MAX));
     record.new_flow_step = limit.step;
     record.new_flow_tolerance = limit.tolerance;
+    const abi::packet_limits limits = packet_limits_of(service);
+    record.flags |= flags_of(limits);
     made_.plan.services[index] = record;
+    if (!same_bytes(limits, abi::packet_limits{})) made_.plan.limits[index] = limits;
 
     if (!access.entries.empty()) made_.plan.access[index] = access.entries;
     access_entries_ += access.entries.size();
@@ -321,16 +323,6 @@ std::vector<abi::directory_entry> joined(const std::vector<abi::directory_entry>
     return both;
 }
 
-// limits.new_connections: a burst of 100 ms worth, at least 1, as in qos/rate_limit.h. The first of a burst needs no
-// tolerance, each further one a step.
-NewFlowLimit new_flow_limit(const std::optional<Frequency>& limit) {
-    if (!limit) return {};
-    const double step = std::clamp(std::ceil(1e6 / limit->per_second), 1.0, double{UINT32_MAX});
-    const double burst = std::max(limit->per_second / 10, 1.0);
-    return {.step = static_cast<uint32_t>(step),
-            .tolerance = static_cast<uint32_t>(std::min((burst - 1) * step, double{UINT32_MAX}))};
-}
-
 namespace {
 
 template <class T>
@@ -343,8 +335,9 @@ bool same_records(const std::map<uint32_t, T>& a, const std::map<uint32_t, T>& b
 }  // namespace
 
 bool operator==(const Plan& a, const Plan& b) {
-    return same_records(a.services, b.services) && same_records(a.endpoints, b.endpoints) &&
-           same_records(a.sources, b.sources) && a.rings == b.rings && a.access == b.access &&
+    return same_records(a.services, b.services) && same_records(a.limits, b.limits) &&
+           same_records(a.endpoints, b.endpoints) && same_records(a.sources, b.sources) && a.rings == b.rings &&
+           a.access == b.access &&
            std::equal(a.directory.begin(), a.directory.end(), b.directory.begin(), b.directory.end(),
                       [](const auto& x, const auto& y) { return same_bytes(x, y); });
 }

@@ -15,6 +15,7 @@
 #include "abi/packet.h"
 #include "model/snapshot.h"
 #include "packet/access_entries.h"
+#include "packet/flow_limits.h"
 #include "packet/indexes.h"
 #include "packet/programs.h"
 #include "packet/targets.h"
@@ -23,6 +24,7 @@ namespace marchproxy::packet {
 
 struct Plan {
     std::map<uint32_t, abi::packet_service> services;    // by index; an index that is not there has no record
+    std::map<uint32_t, abi::packet_limits> limits;       // by index of the service; none empty
     std::map<uint32_t, abi::packet_endpoint> endpoints;  // by index
     std::map<uint32_t, abi::address> sources;            // by index
     std::map<uint32_t, std::vector<uint32_t>> rings;     // by first slot
@@ -68,12 +70,5 @@ void sort(std::vector<abi::directory_entry>& directory);
 // The same entries under the same address, port and protocol once, `first` winning; both sorted.
 std::vector<abi::directory_entry> joined(const std::vector<abi::directory_entry>& first,
                                          const std::vector<abi::directory_entry>& second);
-
-// New flows at one time, by GCRA: a step apart, and as many at once as fit into the tolerance. In whole microseconds, a
-// step rounded up so that the limit is never exceeded: above some 100,000/s the limit is met only roughly.
-struct NewFlowLimit {
-    uint32_t step = 0, tolerance = 0;
-};
-NewFlowLimit new_flow_limit(const std::optional<Frequency>& limit);
 
 }  // namespace marchproxy::packet

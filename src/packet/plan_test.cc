@@ -44,7 +44,7 @@ TEST(Plan, OfOneService) {
     EXPECT_EQ(from_abi(service.address), ip("203.0.113.1"));
     EXPECT_EQ(service.port_be, to_network(80));
     EXPECT_EQ(service.protocol, IPPROTO_TCP);
-    EXPECT_EQ(service.flags, uint32_t{abi::service_by_client | abi::service_access_allows});
+    EXPECT_EQ(service.flags, uint32_t{abi::service_by_client | abi::service_access_allows | abi::service_limits_flows});
     EXPECT_EQ(service.seed, 5U);
     EXPECT_EQ(service.idle_seconds, 91U);
     EXPECT_EQ(service.opening_seconds, 60U);
@@ -197,7 +197,7 @@ TEST(Plan, AccessListsAreFolded) {
     World world;
     world.add("web", "203.0.113.1:80", {"10.0.1.1:80"}).access.allow = {prefix("192.0.2.0/24")};
     const Plan plan = must_plan(world).plan;
-    EXPECT_EQ(plan.services.at(1).flags, uint32_t{abi::service_has_access});
+    EXPECT_EQ(plan.services.at(1).flags, uint32_t{abi::service_has_access | abi::service_limits_flows});
     EXPECT_EQ(plan.access.at(1), (AccessEntries{{prefix("192.0.2.0/24"), true}}));
 }
 
@@ -211,27 +211,22 @@ TEST(Plan, WhatIsUsedUpIsNamed) {
     EXPECT_THAT(make_plan(world.input(), Indexes::within(1, 64), {}).error(), HasSubstr("service web"));
 }
 
-// As step/admit.h decides.
-uint32_t admitted(const NewFlowLimit& limit, uint64_t microseconds, uint64_t every) {
-    uint64_t due = 0;
-    uint32_t count = 0;
-    for (uint64_t now = 1'000'000; now < 1'000'000 + microseconds; now += every)
-        while (std::max(due, now) - now <= limit.tolerance) {
-            due = std::max(due, now) + limit.step;
-            ++count;
-        }
-    return count;
-}
+TEST(Plan, HoldsTheLimitsThatAServiceHas) {
+    World world;
+    world.add("web", "203.0.113.1:80", {"10.0.1.1:80"});
+    world.add("dns", "203.0.113.1:53", {"10.0.1.1:53"}).protocol = Protocol::udp;
+    const auto planned = make_plan(world.input(), world.indexes, {});
+    ASSERT_TRUE(planned) << planned.error();
+    ASSERT_EQ(planned->plan.limits.size(), 1U) << "datagrams have none that is not asked for";
+    const auto& [web, limits] = *planned->plan.limits.begin();
+    EXPECT_EQ(limits.proven_from, 65537U);
+    EXPECT_TRUE(planned->plan.services.at(web).flags & abi::service_limits_flows);
 
-TEST(NewFlowLimit, AdmitsTheRateAndABurstOfATenthOfASecond) {
-    EXPECT_EQ(new_flow_limit({}).step, 0U);
-    for (const double rate : {0.001, 5.0, 10.0, 15.0, 100.0, 1000.0, 20'000.0}) {
-        const NewFlowLimit limit = new_flow_limit(Frequency{rate});
-        const double burst = std::max(1.0, std::floor(rate / 10));
-        EXPECT_EQ(admitted(limit, 1, 1), burst) << rate;
-        EXPECT_NEAR(admitted(limit, 10'000'000, 1000), burst + rate * 10, 1 + rate / 10) << rate;
-        EXPECT_LE(admitted(limit, 10'000'000, 1000), burst + rate * 10 + 1) << rate;
-    }
+    world.snapshot.services[1].limits.packets = Frequency{10};
+    const auto changed = make_plan(world.input(), world.indexes, planned->plan);
+    ASSERT_TRUE(changed);
+    EXPECT_EQ(changed->plan.limits.size(), 2U);
+    EXPECT_FALSE(changed->plan == planned->plan);
 }
 
 TEST(Plan, MarksEndpointsWhoseSourceAddressIsAServicesToo) {

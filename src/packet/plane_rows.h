@@ -121,6 +121,7 @@ class Plane : public ::testing::TestWithParam<Hook> {
         chunks_of(*programs, "endpoint_flows").clear();
         forget_fragments();
         forget_tells();
+        forget_limits();
         for (uint32_t i = 1; i < place_count; ++i) {
             set_endpoint(i, abi::endpoint_in_use | abi::endpoint_takes);
             const uint32_t slot[] = {i};
@@ -164,11 +165,31 @@ class Plane : public ::testing::TestWithParam<Hook> {
         for (uint32_t slot = 0; slot < capacity.endpoints + abi::client_hops; ++slot)
             ASSERT_EQ(bpf_map_update_elem(programs->map("next_hops"), &slot, none.data(), BPF_ANY), 0);
     }
-    static void forget_fragments() {
-        const int map = programs->map("fragments");
+    static void forget_fragments() { forget("fragments"); }
+    static void forget(const char* hash) {
+        const int map = programs->map(hash);
         std::array<uint8_t, 40> key{};
         while (bpf_map_get_next_key(map, nullptr, key.data()) == 0)
             bpf_map_delete_elem(map, key.data());
+    }
+    // No limits, and nothing they are measured by.
+    static void forget_limits() {
+        for (const char* hash : {"source_flows", "source_rates", "proofs"})
+            forget(hash);
+        const std::vector<uint64_t> none(static_cast<size_t>(libbpf_num_possible_cpus()));
+        for (uint32_t i = 1; i < place_count; ++i) {
+            expect(programs->set_limits(i, {}));
+            set_admission(i, {});
+            ASSERT_EQ(bpf_map_update_elem(programs->map("packet_credits"), &i, none.data(), BPF_ANY), 0);
+        }
+    }
+    static abi::admission admission(uint32_t index) {
+        abi::admission now{};
+        EXPECT_EQ(bpf_map_lookup_elem(programs->map("admissions"), &index, &now), 0);
+        return now;
+    }
+    static void set_admission(uint32_t index, const abi::admission& changed) {
+        ASSERT_EQ(bpf_map_update_elem(programs->map("admissions"), &index, &changed, BPF_ANY), 0);
     }
     // How many senders were told what became of their packets.
     static void forget_tells() {

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -116,10 +117,20 @@ Result<void> clear(const bpf_map* map, uint32_t index) {
     return failed(fmt::format("clearing entry {} of {}", index, bpf_map__name(map)), errno);
 }
 
+// Client addresses to be remembered beside so many flows.
+uint32_t sources_for(uint64_t flows, uint32_t most) {
+    return static_cast<uint32_t>(std::clamp<uint64_t>(flows, 1024, most));
+}
+
 void size_maps(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) {
     bpf_map__set_max_entries(skeleton.maps.services, capacity.services);
     bpf_map__set_max_entries(skeleton.maps.service_counts, capacity.services);
     bpf_map__set_max_entries(skeleton.maps.admissions, capacity.services);
+    bpf_map__set_max_entries(skeleton.maps.limits, capacity.services);
+    bpf_map__set_max_entries(skeleton.maps.packet_credits, capacity.services);
+    bpf_map__set_max_entries(skeleton.maps.source_flows, sources_for(capacity.flows, abi::counted_sources));
+    bpf_map__set_max_entries(skeleton.maps.source_rates, sources_for(capacity.flows, abi::rated_sources));
+    bpf_map__set_max_entries(skeleton.maps.proofs, sources_for(capacity.flows, abi::syn_proofs));
     bpf_map__set_max_entries(skeleton.maps.reports, capacity.report_bytes);
     bpf_map__set_max_entries(skeleton.maps.endpoints, capacity.endpoints);
     bpf_map__set_max_entries(skeleton.maps.endpoint_counts, capacity.endpoints);
@@ -290,6 +301,24 @@ uint64_t Programs::flow_table_bytes(uint64_t flows, bool ipv6_clients) {
 Result<void> Programs::set_service(uint32_t index, const abi::packet_service& service) {
     return write(skeleton_->maps.services, index, service);
 }
+Result<void> Programs::set_limits(uint32_t service, const abi::packet_limits& limits) {
+    abi::packet_limits before{};
+    (void)bpf_map__lookup_elem(skeleton_->maps.limits, &service, sizeof service, &before, sizeof before, 0);
+    if (limits.connections_per_source && !before.connections_per_source) forget_sources(service);
+    return write(skeleton_->maps.limits, service, limits);
+}
+
+void Programs::forget_sources(uint32_t service) {
+    const int map = bpf_map__fd(skeleton_->maps.source_flows);
+    abi::source_key key{}, next{};
+    bool more = bpf_map_get_next_key(map, nullptr, &next) == 0;
+    while (more) {
+        key = next;
+        more = bpf_map_get_next_key(map, &key, &next) == 0;  // before it is gone, or all would begin again
+        if (key.service == service) bpf_map_delete_elem(map, &key);
+    }
+}
+
 Result<void> Programs::set_endpoint(uint32_t index, const abi::packet_endpoint& endpoint) {
     return write(skeleton_->maps.endpoints, index, endpoint);
 }
@@ -366,6 +395,7 @@ Result<abi::endpoint_counters> Programs::endpoint_counters(uint32_t index) const
 }
 
 Result<void> Programs::clear_service(uint32_t index) {
+    forget_sources(index);
     if (auto written = write(skeleton_->maps.admissions, index, abi::admission{}); !written.ok()) return written;
     return clear<abi::packet_counters>(skeleton_->maps.service_counts, index);
 }

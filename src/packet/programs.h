@@ -32,6 +32,8 @@ class Programs {
     ~Programs();
 
     Result<void> set_service(uint32_t index, const abi::packet_service& service);
+    // Where connections_per_source begins to hold, counting begins anew, with the flows that begin from now on.
+    Result<void> set_limits(uint32_t service, const abi::packet_limits& limits);
     Result<void> set_endpoint(uint32_t index, const abi::packet_endpoint& endpoint);
     Result<void> set_source(uint32_t index, const abi::address& address);
     Result<void> set_ring(uint32_t first, std::span<const uint32_t> endpoints);
@@ -81,6 +83,7 @@ class Programs {
     bool took_over() const { return took_over_; }  // the maps of an earlier process
     uint32_t flow_buckets() const;                 // of each direction
     uint64_t flow_cells() const { return uint64_t{flow_buckets()} * abi::flow_cells; }
+    uint32_t flow_alignment() const { return made_.table.alignment; }
     uint64_t table_bytes() const;  // of kernel memory for flows
 
   private:
@@ -89,6 +92,7 @@ class Programs {
     };
     Result<void> prepare_pins(const PinnedMaps& pins);
     Result<void> fill(const PinnedMaps* pins);
+    void forget_sources(uint32_t service);
     Result<void> open_rings();
 
     explicit Programs(std::unique_ptr<packet_bpf, Destroy> skeleton) : skeleton_(std::move(skeleton)) {}

@@ -34,6 +34,7 @@ class Reconciler {
         write_rings();
         widen_directory();
         add_access();
+        write_limits();
         write_services(true);
         remove_access(true);
         replace_directory();
@@ -50,6 +51,7 @@ class Reconciler {
     void write_rings();
     void widen_directory();
     void add_access();
+    void write_limits();
     void write_services(bool found);
     void remove_access(bool found);
     void replace_directory();
@@ -127,6 +129,12 @@ void Reconciler::add_access() {
     }
 }
 
+// What a service's flags do not ask for nobody reads, and what they ask for and is 0 is no limit.
+void Reconciler::write_limits() {
+    for (const auto& [service, limits] : wanted_.limits)
+        if (!holds(held_.limits, service, limits)) changes_.push_back(WriteLimits{service, limits});
+}
+
 void Reconciler::write_services(bool found) {
     for (const auto& [index, service] : wanted_.services)
         if (found_.contains(index) == found && !holds(held_.services, index, service))
@@ -165,6 +173,8 @@ void Reconciler::shrink_endpoints() {
 void Reconciler::clear() {
     for (const auto& [index, service] : held_.services)
         if (!wanted_.services.contains(index)) changes_.push_back(ClearService{index});
+    for (const auto& [service, limits] : held_.limits)
+        if (!wanted_.limits.contains(service)) changes_.push_back(ClearLimits{service});
     for (const auto& [index, endpoint] : held_.endpoints)
         if (!wanted_.endpoints.contains(index)) changes_.push_back(ClearEndpoint{index});
     for (const auto& [index, address] : held_.sources)
@@ -206,6 +216,9 @@ struct Apply {
             if (entries.empty()) held.access.erase(c.service);
         });
     }
+    Result<void> operator()(const WriteLimits& c) {
+        return noting(target.set_limits(c.service, c.limits), [&] { held.limits[c.service] = c.limits; });
+    }
     Result<void> operator()(const WriteService& c) {
         return noting(target.set_service(c.index, c.service), [&] { held.services[c.index] = c.service; });
     }
@@ -214,6 +227,9 @@ struct Apply {
     }
     Result<void> operator()(const ClearService& c) {
         return noting(target.set_service(c.index, {}), [&] { held.services.erase(c.index); });
+    }
+    Result<void> operator()(const ClearLimits& c) {
+        return noting(target.set_limits(c.service, {}), [&] { held.limits.erase(c.service); });
     }
     Result<void> operator()(const ClearEndpoint& c) {
         return noting(target.set_endpoint(c.index, {}), [&] { held.endpoints.erase(c.index); });

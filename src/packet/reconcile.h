@@ -10,7 +10,7 @@
 //   endpoint
 //                        may come as soon as 6 lets a flow begin there
 //   5 access added       longest prefix first
-//   6 services           those that packets are to find. A ring is one word of the record and changes at once
+//   6 limits, services   those that packets are to find. A ring is one word of the record and changes at once
 //   7 access removed     shortest prefix first
 //   8 directory          as it is to be. When the call returns, no packet is under way that saw anything from before:
 //                        replacing a map in a map waits for that (kernel, maybe_wait_bpf_programs)
@@ -60,11 +60,18 @@ struct WriteService {
     uint32_t index;
     abi::packet_service service;
 };
+struct WriteLimits {
+    uint32_t service;
+    abi::packet_limits limits;
+};
 struct ReplaceDirectory {
     std::vector<abi::directory_entry> entries;
 };
 struct ClearService {
     uint32_t index;
+};
+struct ClearLimits {
+    uint32_t service;
 };
 struct ClearEndpoint {
     uint32_t index;
@@ -76,8 +83,9 @@ struct LeaveRing {  // writes nothing: its slots are free
     uint32_t first;
 };
 
-using MapChange = std::variant<WriteSource, WriteEndpoint, WriteRing, WriteAccess, RemoveAccess, WriteService,
-                               ReplaceDirectory, ClearService, ClearEndpoint, ClearSource, LeaveRing>;
+using MapChange =
+    std::variant<WriteSource, WriteEndpoint, WriteRing, WriteAccess, RemoveAccess, WriteLimits, WriteService,
+                 ReplaceDirectory, ClearService, ClearLimits, ClearEndpoint, ClearSource, LeaveRing>;
 
 // `wanted` was made by make_plan over `held`.
 std::vector<MapChange> reconcile(const Plan& held, const Plan& wanted);
@@ -91,6 +99,7 @@ class MapTarget {
     virtual Result<void> set_ring(uint32_t first, std::span<const uint32_t> endpoints) = 0;
     virtual Result<void> set_access(uint32_t service, const Prefix& prefix, bool allowed) = 0;
     virtual Result<void> remove_access(uint32_t service, const Prefix& prefix) = 0;
+    virtual Result<void> set_limits(uint32_t service, const abi::packet_limits& limits) = 0;
     virtual Result<void> set_service(uint32_t index, const abi::packet_service& service) = 0;
     // Returns when no packet is under way that saw the one before.
     virtual Result<void> set_directory(std::span<const abi::directory_entry> entries) = 0;

@@ -20,6 +20,7 @@ class Maps final : public MapTarget {
     std::map<uint32_t, abi::address> sources;
     std::map<uint32_t, abi::packet_endpoint> endpoints;
     std::map<uint32_t, abi::packet_service> services;
+    std::map<uint32_t, abi::packet_limits> limits;
     std::map<uint32_t, uint32_t> slots;
     std::map<uint32_t, AccessEntries> access;
     std::vector<abi::directory_entry> directory;
@@ -49,6 +50,9 @@ class Maps final : public MapTarget {
         EXPECT_EQ(access[service].count(p), 1U);
         return write([&] { access[service].erase(p); });
     }
+    Result<void> set_limits(uint32_t service, const abi::packet_limits& l) override {
+        return write([&] { limits[service] = l; });
+    }
     Result<void> set_service(uint32_t index, const abi::packet_service& s) override {
         return write([&] { services[index] = s; });
     }
@@ -73,6 +77,13 @@ class Maps final : public MapTarget {
                 verdict = allowed;
             }
         return verdict;
+    }
+
+    // What a service's flags have packets ask for is there.
+    void check_limits() {
+        constexpr uint32_t asking = abi::service_limits_packets | abi::service_limits_flows;
+        for (const auto& [index, s] : services)
+            EXPECT_EQ(flags_of(limits[index]) & s.flags, s.flags & asking) << "service " << index;
     }
 
     void check_directory() {
@@ -159,6 +170,7 @@ class Reconciling : public ::testing::Test {
         maps.after = [&] { check(); };
         if (!apply(reconcile(held, made->plan), maps, held)) return false;
         EXPECT_TRUE(held == made->plan);
+        maps.check_limits();
         EXPECT_TRUE(reconcile(held, made->plan).empty());
         before = wanted;
         return true;
@@ -200,6 +212,8 @@ class Reconciling : public ::testing::Test {
                     made.endpoints.push_back({.address = {"10.0.1." + std::to_string(e), 8080},
                                               .path = {},
                                               .weight = random() % 4 ? 100U : 0U});
+            if (random() % 2) made.limits.packets = Frequency{10};
+            if (random() % 4 == 0) made.protocol = Protocol::udp;
             for (size_t n = random() % 4; n > 0; --n)
                 (random() % 2 ? made.access.allow : made.access.deny).push_back(draw_prefix());
         }

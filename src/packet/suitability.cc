@@ -61,9 +61,10 @@ Reason by_policy(const Service& service, const Surroundings&) {
 constexpr Duration longest_idle = std::chrono::seconds(abi::longest_idle_seconds);
 
 Reason by_limits(const Service& service, const Surroundings& around) {
-    if (service.limits.connections_per_source) return "limits.connections_per_source is not in the packet plane yet";
     if (service.limits.connections.value_or(0) > UINT32_MAX)
         return fmt::format("limits.connections is beyond {}", UINT32_MAX);
+    if (service.limits.connections_per_source.value_or(0) > UINT32_MAX)
+        return fmt::format("limits.connections_per_source is beyond {}", UINT32_MAX);
     const Duration idle = idle_timeout_of(service, around.settings->stream);
     if (idle > longest_idle)
         return fmt::format("an idle_timeout of {} is longer than the packet plane can tell, {}", to_string(idle),
@@ -181,6 +182,12 @@ class Claims {
 
 constexpr const char* asked_for = "the configuration asks for it";
 
+// What of a service the stream plane cannot do instead; empty: nothing.
+const char* packet_plane_only(const Service& service) {
+    if (service.limits.packets) return "limits.packets";
+    return service.limits.packets_per_source ? "limits.packets_per_source" : "";
+}
+
 }  // namespace
 
 Assignments assign(const Snapshot& snapshot, const Surroundings& surroundings) {
@@ -202,6 +209,11 @@ Assignments assign(const Snapshot& snapshot, const Surroundings& surroundings) {
             if (round == PlaneChoice::packet)
                 result.errors.push_back(
                     fmt::format("service {}: plane: packet is not possible: {}", service.name, *reason));
+            else if (const std::string only = packet_plane_only(service); !only.empty())
+                result.errors.push_back(
+                    fmt::format("service {}: {} needs the packet plane, which is not possible: {}; take it out or see "
+                                "`marchproxy-l3l4 doctor`",
+                                service.name, only, *reason));
         }
     return result;
 }

@@ -33,7 +33,7 @@ struct Assignment {
 
 struct Assignments {
     std::vector<Assignment> services;  // as the snapshot counts them
-    std::vector<std::string> errors;   // services that ask for the packet plane and cannot have it
+    std::vector<std::string> errors;   // services that ask for the packet plane, or for what only it has, and cannot
 };
 
 // All services, with what they are to each other: of two that cannot both be there the one that asks for the packet

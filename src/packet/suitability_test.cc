@@ -32,7 +32,15 @@ const Row rows[] = {
     {"least connections", "least_connections",
      [](Service& s, World&) { s.routing.policy = Policy::least_connections; }},
     {"by latency", "latency is not", [](Service& s, World&) { s.routing.policy = Policy::latency; }},
-    {"by source", "per_source", [](Service& s, World&) { s.limits.connections_per_source = 3; }},
+    {"by source", "", [](Service& s, World&) { s.limits.connections_per_source = UINT32_MAX; }},
+    {"by source, too many", "per_source is beyond",
+     [](Service& s, World&) { s.limits.connections_per_source = uint64_t{UINT32_MAX} + 1; }},
+    {"every limit", "",
+     [](Service& s, World&) {
+         s.limits = {.connections = 1, .connections_per_source = 1, .new_connections = Frequency{1}};
+         s.limits.new_connections_per_source = s.limits.packets = s.limits.packets_per_source = Frequency{1};
+         s.limits.backlog = 0;
+     }},
     {"a long time", "6h", [](Service& s, World&) { s.idle_timeout = std::chrono::hours(6); }},
     {"a long time for all", "5h",
      [](Service&, World& w) { w.snapshot.settings.stream.idle_timeout = std::chrono::hours(5); }},
@@ -94,6 +102,24 @@ TEST(Suitability, AutoFallsToSocketsWithTheReasonAndPacketFails) {
     EXPECT_EQ(made.services[3].reason, "the configuration asks for it");
     EXPECT_THAT(made.errors, ::testing::ElementsAre(
                                  "service c: plane: packet is not possible: tls.mode: passthrough needs sockets"));
+}
+
+// What only the packet plane can hold is not left unheld.
+TEST(Suitability, AutoFailsWhereThePacketPlaneAloneHoldsALimit) {
+    World world;
+    for (const char* listen : {"203.0.113.1:80", "203.0.113.1:81", "203.0.113.1:82"})
+        world.add("web", listen, {"10.0.1.1:80"}).tls = TlsMode::passthrough;
+    world.snapshot.services[0].limits.packets = Frequency{5};
+    world.snapshot.services[1].limits.packets_per_source = Frequency{5};
+    world.snapshot.services[2].limits.new_connections_per_source = Frequency{5};
+    const Assignments made = assign(world.snapshot, world.around);
+    ASSERT_EQ(made.errors.size(), 2U);
+    EXPECT_THAT(made.errors[0], HasSubstr("limits.packets needs the packet plane, which is not possible: tls.mode"));
+    EXPECT_THAT(made.errors[1], HasSubstr("limits.packets_per_source needs the packet plane"));
+
+    for (Service& service : world.snapshot.services)
+        service.tls = TlsMode::none;
+    EXPECT_TRUE(assign(world.snapshot, world.around).errors.empty());
 }
 
 TEST(Suitability, TwoWithDnatCannotShareAnEndpoint) {

@@ -27,6 +27,9 @@ std::optional<Verdict> admit(WorkerService& service, const IpAddress& client, Ti
         admission.source_counted = state.sources.acquire(client, *limits.connections_per_source);
         if (!admission.source_counted) refused = Verdict::source_limit;
     }
+    if (!refused && limits.new_connections_per_source &&
+        !state.source_rates.admit(client, *limits.new_connections_per_source, now))
+        refused = Verdict::source_rate;
     if (!refused && limits.new_connections && !state.new_connections.admit(now)) refused = Verdict::rate_limit;
     if (refused) release(service, client, admission);
     return refused;

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "stream/sockets.h"
@@ -12,7 +14,12 @@ namespace marchproxy::stream {
 
 namespace {
 
-constexpr int backlog = 4096;  // net.core.somaxconn caps it
+constexpr uint32_t default_backlog = 4096;
+
+// net.core.somaxconn caps it.
+int backlog_of(const Service& service) {
+    return static_cast<int>(std::min<uint32_t>(service.limits.backlog.value_or(default_backlog), INT_MAX));
+}
 constexpr int udp_buffer = 4 << 20;
 
 std::string advice(int error, const SocketAddress& address) {
@@ -82,8 +89,12 @@ Result<int> open_listener(const Service& service) {
         return socket.release();
     }
     send_at_once(socket.descriptor);
-    if (listen(socket.descriptor, backlog) != 0) return failed(service, "listen on", errno);
+    if (listen(socket.descriptor, backlog_of(service)) != 0) return failed(service, "listen on", errno);
     return socket.release();
+}
+
+void set_backlog(int descriptor, const Service& service) {
+    if (service.protocol == Protocol::tcp) listen(descriptor, backlog_of(service));
 }
 
 }  // namespace marchproxy::stream

@@ -66,6 +66,7 @@ struct Plane::Implementation {
     std::vector<std::unique_ptr<Worker>> workers;  // last: they end before what they use
 
     Result<void> open_listeners(const Snapshot& wanted, OpenedSockets& opened);
+    void set_backlogs() const;
     std::shared_ptr<ServiceState> state_of(const std::string& name);
     std::shared_ptr<PathState> path_of(ServiceState& state, const std::string& path);
     std::shared_ptr<EndpointRuntime> endpoint_of(const Service& service, ServiceState& state, const Endpoint& endpoint,
@@ -169,6 +170,14 @@ Result<void> Plane::Implementation::open_listeners(const Snapshot& wanted, Opene
     return {};
 }
 
+// Also of sockets that an earlier snapshot opened, or another process.
+void Plane::Implementation::set_backlogs() const {
+    for (const Service& service : snapshot->services)
+        if (const auto found = listeners.find(place_of(service)); found != listeners.end())
+            for (const int descriptor : found->second)
+                set_backlog(descriptor, service);
+}
+
 // --- taking over a snapshot ----------------------------------------------------------------------------------------
 
 void Plane::Implementation::start_workers(const StreamSettings& settings) {
@@ -231,6 +240,7 @@ Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution
     for (auto& [place, descriptors] : opened.keep())
         plane.listeners[place] = std::move(descriptors);
     std::erase_if(plane.listeners, [&](const auto& entry) { return !wanted.contains(entry.first); });
+    plane.set_backlogs();
     std::erase_if(plane.endpoints, [](const auto& entry) { return entry.second.expired(); });
     plane.publish();
     for (const auto& [place, descriptors] : std::exchange(plane.inherited, {}))

@@ -1,6 +1,7 @@
 #include "stream/plane.h"
 
 #include <gtest/gtest.h>
+#include <netinet/tcp.h>
 
 #include <functional>
 #include <mutex>
@@ -207,6 +208,38 @@ TEST_F(PlaneTest, LimitsASourceAlsoForThoseWhoCameBefore) {
     EXPECT_EQ(dropped(Verdict::source_limit), 1u);
     first.reset();
     EXPECT_TRUE(eventually([&] { return status().active_connections == 1; }));
+    EXPECT_TRUE(echoes(connect()));
+}
+
+TEST_F(PlaneTest, LimitsHowFastASourceBeginsConnections) {
+    service.limits.new_connections_per_source = Frequency{0.01};
+    ASSERT_TRUE(apply());
+    EXPECT_TRUE(echoes(connect()));
+    EXPECT_TRUE(is_closed(connect()));
+    EXPECT_EQ(dropped(Verdict::source_rate), 1u);
+    service.limits.new_connections_per_source = Frequency{1000};
+    ASSERT_TRUE(apply());
+    EXPECT_TRUE(echoes(connect())) << "a higher limit holds at once";
+}
+
+// As the kernel tells it of a socket that listens (tcp(7), TCP_INFO).
+uint32_t backlog_of(const Plane& plane) {
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    const std::vector<ListeningSocket> sockets = plane.listeners();
+    return getsockopt(sockets.at(0).descriptor, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_sacked : 0;
+}
+
+TEST_F(PlaneTest, ListensWithTheBacklogThatAReloadBrings) {
+    service.limits.backlog = 7;
+    ASSERT_TRUE(apply());
+    EXPECT_EQ(backlog_of(plane), 7u);
+    service.limits.backlog = 5;
+    ASSERT_TRUE(apply());
+    EXPECT_EQ(backlog_of(plane), 5u);
+    service.limits.backlog.reset();
+    ASSERT_TRUE(apply());
+    EXPECT_GT(backlog_of(plane), 7u);
     EXPECT_TRUE(echoes(connect()));
 }
 

@@ -14,6 +14,7 @@
 #include "model/snapshot.h"
 #include "qos/rate_limit.h"
 #include "routing/endpoint_state.h"
+#include "stream/source_rates.h"
 #include "stream/source_table.h"
 #include "telemetry/histogram.h"
 
@@ -62,6 +63,7 @@ struct ServiceState {
     std::atomic<uint64_t> rotation{0};
     qos::RateLimit new_connections;
     SourceTable sources;
+    SourceRates source_rates;
     std::vector<ServiceSlot> slots;  // by worker
 
     // Control thread and admin threads only.

@@ -9,6 +9,9 @@ void absorb(ServiceStatus& status, const ServiceStatus& other) {
     status.failovers += other.failovers;
     status.received_packets += other.received_packets;
     status.sent_packets += other.sent_packets;
+    status.cookies_sent += other.cookies_sent;
+    status.cookies_proven += other.cookies_proven;
+    status.uncounted_sources += other.uncounted_sources;
     for (size_t i = 0; i < verdict_count; ++i)
         status.dropped[i] += other.dropped[i];
     status.duration += other.duration;

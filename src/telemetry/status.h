@@ -46,6 +46,8 @@ struct ServiceStatus {
     uint64_t failovers = 0;                           // connections that another endpoint took after one had not
     uint64_t received_packets = 0, sent_packets = 0;  // the stream plane sees those of UDP alone
     std::array<uint64_t, verdict_count> dropped{};    // refused at admission, or datagrams not carried on
+    uint64_t cookies_sent = 0, cookies_proven = 0;    // SYNs under pressure, packet plane
+    uint64_t uncounted_sources = 0;  // connections begun without being among their client address's, packet plane
     HistogramValues duration;
     std::vector<PathCounters> paths;
     std::vector<EndpointStatus> endpoints;

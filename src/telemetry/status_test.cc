@@ -25,6 +25,9 @@ ServiceStatus counted(std::string_view plane, uint64_t times) {
     status.failovers = 2 * times;
     status.received_packets = 3 * times;
     status.sent_packets = 4 * times;
+    status.cookies_sent = 10 * times;
+    status.cookies_proven = 11 * times;
+    status.uncounted_sources = 12 * times;
     status.dropped[static_cast<size_t>(Verdict::access_denied)] = 5 * times;
     status.duration = observed({10});
     PathCounters path{.path = "aws", .decisions = 6 * times, .received_bytes = 7 * times, .sent_bytes = 8 * times};
@@ -41,6 +44,9 @@ TEST(Absorb, AddsEveryCounterOfTheOtherPlane) {
     EXPECT_EQ(status.failovers, 22u);
     EXPECT_EQ(status.received_packets, 33u);
     EXPECT_EQ(status.sent_packets, 44u);
+    EXPECT_EQ(status.cookies_sent, 110u);
+    EXPECT_EQ(status.cookies_proven, 121u);
+    EXPECT_EQ(status.uncounted_sources, 132u);
     EXPECT_EQ(status.dropped[static_cast<size_t>(Verdict::access_denied)], 55u);
     EXPECT_EQ(count_of(status.duration), 2u);
     ASSERT_EQ(status.paths.size(), 1u);

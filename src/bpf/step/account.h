@@ -50,6 +50,16 @@ inlined void count_stateless(__u32 service) {
     if (counts) ++counts->stateless;
 }
 
+// --- what limits are measured by -----------------------------------------------------------------------------------
+
+ARRAY_OF(admissions, struct admission, max_packet_services);
+
+// Two CPUs may both see the last free place: the limit can be passed by as many flows as there are CPUs.
+inlined void count_live(__u32 service, __s64 live, __s64 half_open) {
+    struct admission* state = bpf_map_lookup_elem(&admissions, &service);
+    if (state) __sync_fetch_and_add(&state->live, live + (half_open << admission_half_open_shift));
+}
+
 // Adds a packet to its cell. Not atomic: a direction of a flow comes in by one queue, on one CPU. Where it does come by
 // two, its record may miss packets; the counters of services and endpoints are exact either way.
 //
@@ -90,6 +100,8 @@ inlined enum flow_state next_state(enum flow_state state, enum flow_direction di
         return state == there ? flow_closed : state >= flow_closed ? state : here;
     }
     if (direction == direction_up && state == flow_answered) return flow_established;
+    // Of a flow that began before it was seen here, the endpoint knows: it is not half open.
+    if (direction == direction_down && state == flow_opening) return flow_established;
     return state;
 }
 
@@ -102,8 +114,15 @@ inlined enum flow_state next_state_alone(enum flow_state state, bool tcp, __u8 f
     return flow_client_closed;
 }
 
-// A few attempts: whoever comes in between has changed the state too, and so seldom that three do.
-inlined void advance(struct flow_cell* cell, enum flow_direction direction, bool alone, bool tcp, __u8 flags) {
+// The client has not shown yet that it is there. An endpoint's answer shows nothing of that.
+inlined bool is_half_open(enum flow_state state) {
+    return state == flow_opening || state == flow_answered;
+}
+
+// A few attempts: whoever comes in between has changed the state too, and so seldom that three do. What is half open no
+// more, or again, becomes so in exactly one exchange: their count stays true.
+inlined void advance(struct flow_cell* cell, __u32 service, enum flow_direction direction, bool alone, bool tcp,
+                     __u8 flags) {
     for (int attempt = 0; attempt < 3; ++attempt) {
         const __u64 target = flow_read(cell->target);
         const enum flow_state state = target >> flow_state_shift;
@@ -111,29 +130,32 @@ inlined void advance(struct flow_cell* cell, enum flow_direction direction, bool
             alone ? next_state_alone(state, tcp, flags) : next_state(state, direction, tcp, flags);
         if (next == state) return;
         const __u64 changed = (target & ~(7ULL << flow_state_shift)) | (__u64)next << flow_state_shift;
-        if (__sync_val_compare_and_swap(&cell->target, target, changed) == target) return;
+        if (__sync_val_compare_and_swap(&cell->target, target, changed) != target) continue;
+        if (tcp && is_half_open(state) != is_half_open(next)) count_live(service, 0, is_half_open(next) ? 1 : -1);
+        return;
     }
 }
 
-inlined void follow_client(const struct packet_service* service, struct found* flow, const struct packet* p) {
+inlined void follow_client(const struct packet_service* service, __u32 index, struct found* flow,
+                           const struct packet* p) {
     const bool tcp = p->protocol == IPPROTO_TCP;
     if (likely(!(p->tcp_flags & (tcp_syn | tcp_fin | tcp_rst)) && flow->target >> flow_state_shift == flow_established))
         return;
-    if (tcp || is_dsr(service)) advance(flow->cell, direction_up, is_dsr(service), tcp, p->tcp_flags);
+    if (tcp || is_dsr(service)) advance(flow->cell, index, direction_up, is_dsr(service), tcp, p->tcp_flags);
 }
 
 // Of the flow whose endpoint's direction has this target. 0: it is gone. A function of its own, for the verifier's
 // sake.
-__noinline int advance_client(__u64 target, const struct packet* p) {
+__noinline int advance_client(__u64 target, __u32 service, const struct packet* p) {
     struct flow_cell* client = p ? client_cell_of(target, p->v6) : 0;
     if (!client) return 0;
-    advance(client, direction_down, false, p->protocol == IPPROTO_TCP, p->tcp_flags);
+    advance(client, service, direction_down, false, p->protocol == IPPROTO_TCP, p->tcp_flags);
     return 1;
 }
 
 // The client's cell holds the state of both directions; an endpoint's packet goes there only when it may change it.
-inlined void follow_endpoint(struct found* flow, const struct packet* p) {
+inlined void follow_endpoint(struct found* flow, __u32 service, const struct packet* p) {
     if (likely(!(p->tcp_flags & (tcp_syn | tcp_fin | tcp_rst)) && flow->target & flow_target_answered)) return;
-    if (advance_client(flow->target, p) && !(flow->target & flow_target_answered))
+    if (advance_client(flow->target, service, p) && !(flow->target & flow_target_answered))
         __sync_fetch_and_or(&flow->cell->target, flow_target_answered);
 }

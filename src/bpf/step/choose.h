@@ -136,9 +136,10 @@ inlined struct chosen begin_flow(const struct packet_service* service, __u32 ind
     }
     flow_write(cell->target, target_of_client(flow_opening, &c, seconds));
     flow_write(cell->traffic, traffic_of(p->length, 1, seconds));
+    count_live(index, 1, p->protocol == IPPROTO_TCP);  // before anybody can see it, and end it
     flow_publish(cell, identity);
     count_flow(index, c.endpoint);
-    count_live(index, 1);
+    if (service->flags & service_limits_flows) count_source(&p->source, index, seconds);
     return c;
 }
 
@@ -166,7 +167,7 @@ inlined bool choose_by_flow(const struct packet_service* service, __u32 index, c
         c->endpoint = 0;
         return true;
     }
-    follow_client(service, &flow, p);
+    follow_client(service, index, &flow, p);
     count_in_flow(&flow, direction_up, p->length);
     return true;
 }

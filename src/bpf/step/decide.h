@@ -7,7 +7,14 @@
 #include "bpf/step/classify.h"
 #include "bpf/step/forward.h"
 
-enum decided { decided_pass, decided_drop, decided_forward, decided_begin };
+enum decided {
+    decided_pass,
+    decided_drop,
+    decided_forward,
+    decided_begin,   // it may begin a flow
+    decided_prove,   // TCP, of no flow: it may ask for a proof, or be one; else it is dropped
+    decided_answer,  // its sender is asked to prove its address
+};
 
 struct decision {
     struct rewriting to;
@@ -70,12 +77,14 @@ inlined int from_client(const struct packet* p, const struct classified* class, 
     const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
     if (!service) return decided_pass;
     if (!may_enter(service, index, p)) return drop(d, packet_verdict_access_denied);
+    if (unlikely(service->flags & service_limits_packets) && !within_packet_rates(&p->source, index))
+        return drop(d, packet_verdict_packet_rate);
     if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);  // the sender is told; who is denied hears nothing
     struct chosen chosen = {0};
     if (likely(choose_by_flow(service, index, p, &chosen))) return towards(service, p, &chosen, d);
-    if (!begins_flow(service, p)) return drop(d, packet_verdict_no_flow);
-    const int why = may_begin(service, index);
-    return why == admitted ? decided_begin : drop(d, why);
+    d->why = packet_verdict_no_flow;
+    if (begins_flow(service, p)) return decided_begin;
+    return p->tcp_flags & tcp_rst ? decided_prove : decided_drop;
 }
 
 __noinline int begin(const struct packet* p, struct decision* d) {
@@ -119,7 +128,7 @@ inlined int from_endpoint(const struct packet* p, const struct classified* class
     struct found flow;
     if (!back_to_client(p, class, &flow, d)) return decided_pass;
     if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);
-    follow_endpoint(&flow, p);
+    follow_endpoint(&flow, d->service, p);
     count_in_flow(&flow, direction_down, p->length);
     return decided_forward;
 }
