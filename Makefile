@@ -33,7 +33,7 @@ test:
 
 bench:
 	@scripts/setup.sh --test --bench
-	@scripts/build.sh release all
+	@scripts/build.sh release marchproxy-l3l4 bench_tools
 	@python3 bench/run.py $(if $(ONLY),--only '$(ONLY)')
 
 lint:

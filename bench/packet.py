@@ -9,11 +9,12 @@ import packet_net
 
 # Each program, its rows, and the numbers of flows that end their names.
 PROGRAMS = (
-    ("packet_cost", ("packet-empty", "packet-floor", "packet-established", "packet-new", "packet-denied", "packet-sweep",
-                     "packet-memory"), (1, 1_000_000, 10_000_000)),
+    ("packet_cost", ("packet-empty", "packet-floor", "packet-established", "packet-new", "packet-denied",
+                     "packet-rate-limited", "packet-dsr-ipip", "packet-dsr-gue", "packet-sweep", "packet-memory"),
+     (1, 1_000_000, 10_000_000)),
     ("packet_live", ("packet-live",), (1, 100_000)),
 )
-SUBJECTS = ("marchproxy", "marchproxy-tc", "hash", "lru_hash", "nftables", "direct", "empty")
+SUBJECTS = ("marchproxy", "marchproxy-tc", "katran-design", "hash", "lru_hash", "nftables", "direct", "empty")
 PROJECTIONS = ("packet-cores-100Mpps", "packet-cores-100Gbps")
 
 
@@ -28,7 +29,7 @@ def measure(build, binary, effort, wanted, results, say):
         if any(re.search(wanted, f"{row}-{flows}") for row in rows for flows in numbers):
             run(program, build, effort.runs, wanted, results, say)
     project(wanted, results, say)
-    packet_net.measure(binary, effort.runs, effort.iperf_seconds, wanted, results, say)
+    packet_net.measure(build, binary, effort.runs, effort.iperf_seconds, wanted, results, say)
 
 
 def run(program, build, runs, wanted, results, say):

@@ -1,6 +1,6 @@
-"""TCP through the packet plane between network namespaces, beside the kernel's own forwarding: how much, and what it
-costs the machine. Client, proxy and endpoint share its processors, so that the cost of all three is counted for each
-subject alike; what differs is the way through the middle."""
+"""TCP and small UDP packets through the packet plane between network namespaces, beside the kernel's own forwarding: how
+much, and what it costs the machine. Client, proxy and endpoint share its processors, so that the cost of all three is
+counted for each subject alike; what differs is the way through the middle."""
 
 import contextlib
 import json
@@ -12,9 +12,11 @@ import time
 
 from processes import BenchError
 
-ROWS = ("packet-tcp-throughput", "packet-tcp-cpu")
+TCP_ROWS = ("packet-tcp-throughput", "packet-tcp-cpu")
+UDP_ROWS = ("packet-udp-rate", "packet-udp-cpu")
+ROWS = TCP_ROWS + UDP_ROWS
+FLOWS = 10_000  # of small packets; one endpoint's ports for nat are thrice as many
 VIP, ENDPOINT, PORT = "10.95.9.1", "10.95.2.2", 5201
-SUBJECTS = ("marchproxy", "marchproxy-tc", "nftables", "direct")
 
 
 def run(*command, check=True):
@@ -36,7 +38,9 @@ class World:
             run("ip", "-n", name, "link", "set", "lo", "up")
         self.join(self.client, "10.95.1", "client0")
         self.join(self.endpoint, "10.95.2", "endpoint0")
-        self.inside(self.middle, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        # Some of the clients drawn are in 127.0.0.0/8, which the stack would drop.
+        self.inside(self.middle, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0",
+                    "net.ipv4.conf.client0.rp_filter=0", "net.ipv4.conf.client0.route_localnet=1")
         return self
 
     def __exit__(self, *_):
@@ -65,8 +69,9 @@ def marchproxy(world, binary, mode):
             json.dump({"admin": {"port": 8099}, "log": {"level": "ERROR"},
                        "packet": {"interfaces": ["client0", "endpoint0"], "mode": mode, "max_flows": 100_000,
                                   "pin": f"/sys/fs/bpf/mpb{os.getpid()}"},
-                       "services": [{"name": "bench", "plane": "packet", "listen": f"{VIP}:{PORT}",
-                                     "endpoints": [{"address": f"{ENDPOINT}:{PORT}"}]}]}, stream)
+                       "services": [{"name": protocol, "protocol": protocol, "plane": "packet", "listen": f"{VIP}:{PORT}",
+                                     "endpoints": [{"address": f"{ENDPOINT}:{PORT}"}]} for protocol in ("tcp", "udp")]},
+                      stream)
         enter = ["ip", "netns", "exec", world.middle, binary]
         with subprocess.Popen([*enter, "run", "-c", config], stderr=subprocess.DEVNULL) as child:
             try:
@@ -84,7 +89,7 @@ def marchproxy(world, binary, mode):
 @contextlib.contextmanager
 def nftables(world):
     rules = (f"table ip bench {{\nchain pre {{\ntype nat hook prerouting priority -100;\n"
-             f"ip daddr {VIP} tcp dport {PORT} dnat to {ENDPOINT}:{PORT}\n}}\nchain post {{\n"
+             f"ip daddr {VIP} meta l4proto {{ tcp, udp }} th dport {PORT} dnat to {ENDPOINT}:{PORT}\n}}\nchain post {{\n"
              f"type nat hook postrouting priority 100;\nip daddr {ENDPOINT} masquerade\n}}\n}}\n")
     subprocess.run(["ip", "netns", "exec", world.middle, "nft", "-f", "-"], input=rules, text=True, check=True)
     yield VIP
@@ -95,10 +100,15 @@ def direct(_world):
     yield ENDPOINT
 
 
+@contextlib.contextmanager
+def empty(_world):
+    yield VIP
+
+
 def busy_seconds():
-    """Of all processors since the machine started, waiting and idling left out."""
+    """Of all processors since the machine started; without waiting, idling, and what the host took for others."""
     with open("/proc/stat", encoding="ascii") as stream:
-        ticks = [int(word) for word in stream.readline().split()[1:9]]
+        ticks = [int(word) for word in stream.readline().split()[1:8]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
@@ -119,11 +129,26 @@ def transfer(world, target, seconds):
         server.wait(5)
 
 
-def measure(binary, runs, seconds, wanted, results, say):
-    if not any(re.search(wanted, row) for row in ROWS):
-        return
-    ways = {"marchproxy": lambda world: marchproxy(world, binary, "native"),
-            "marchproxy-tc": lambda world: marchproxy(world, binary, "tc"), "nftables": nftables, "direct": direct}
+def address_of(world, link):
+    return json.loads(run("ip", "-n", world.middle, "-j", "link", "show", link))[0]["address"]
+
+
+def flood(world, build, subject, target, seconds):
+    """Packets a second at the endpoint, and microseconds of the machine's CPU for each. What is `empty` ends where the
+    others' way through the middle begins."""
+    # A veth takes frames that are no buffers of the kernel's only where it polls: with an XDP program, or to merge them.
+    world.inside(world.middle, "ethtool", "-K", "client0", "gro", "on")
+    end, expected = (f"{world.middle}:client0", VIP) if subject == "empty" else (f"{world.endpoint}:up0", ENDPOINT)
+    answer = json.loads(run(
+        os.path.join(build, "bench", "packet_rate"), "--objects", os.path.join(build, "bench", "packet"),
+        "--from", f"{world.client}:up0", "--to", end, "--next-hop", address_of(world, "client0"),
+        "--target", f"{target}:{PORT}", "--expect", f"{expected}:{PORT}", "--flows", str(FLOWS), "--seconds", str(seconds)))
+    if answer["arrived"] < 0.5 * answer["sent"]:
+        raise BenchError(f"only {answer['arrived']} of {answer['sent']} packets came to the endpoint")
+    return answer["arrived"] / answer["seconds"], answer["busy_seconds"] * 1e6 / answer["arrived"]
+
+
+def measure_tcp(ways, runs, seconds, results, say):
     for _ in range(runs):
         for subject, way in ways.items():
             try:
@@ -132,6 +157,29 @@ def measure(binary, runs, seconds, wanted, results, say):
             except BenchError as problem:
                 say(f"packet-tcp {subject}: {problem}")
                 continue
-            results.add(ROWS[0], "Gbit/s", False, subject, rate)
-            results.add(ROWS[1], "CPU s/GB", True, subject, cost)
+            results.add(TCP_ROWS[0], "Gbit/s", False, subject, rate)
+            results.add(TCP_ROWS[1], "CPU s/GB", True, subject, cost)
             say(f"packet-tcp {subject}: {rate:.1f} Gbit/s, {cost:.2f} CPU s/GB")
+
+
+def measure_udp(ways, build, runs, seconds, results, say):
+    for _ in range(runs):
+        for subject, way in ways.items():
+            try:
+                with World() as world, way(world) as target:
+                    rate, cost = flood(world, build, subject, target, seconds)
+            except BenchError as problem:
+                say(f"packet-udp {subject}: {problem}")
+                continue
+            results.add(UDP_ROWS[0], "packets/s", False, subject, rate)
+            results.add(UDP_ROWS[1], "CPU us/packet", True, subject, cost)
+            say(f"packet-udp {subject}: {rate / 1e6:.2f} million packets/s, {cost:.2f} CPU us/packet")
+
+
+def measure(build, binary, runs, seconds, wanted, results, say):
+    ways = {"marchproxy": lambda world: marchproxy(world, binary, "native"),
+            "marchproxy-tc": lambda world: marchproxy(world, binary, "tc"), "nftables": nftables, "direct": direct}
+    if any(re.search(wanted, row) for row in TCP_ROWS):
+        measure_tcp(ways, runs, seconds, results, say)
+    if any(re.search(wanted, row) for row in UDP_ROWS):
+        measure_udp(ways | {"empty": empty}, build, runs, seconds, results, say)

@@ -2,6 +2,7 @@
 
 import unittest
 
+import packet_goals
 import report
 
 
@@ -49,6 +50,33 @@ class Targets(unittest.TestCase):
     def test_the_system_congestion_control_variant_is_no_peer(self):
         cells = verdict("throughput-1-up", False, 23.0, nginx=20.0, **{"marchproxy-system-cc": 40.0})
         self.assertEqual(cells[2], "20 (nginx)")
+
+
+class PacketGoals(unittest.TestCase):
+    @staticmethod
+    def verdicts(values):
+        lines = packet_goals.table(results(values)).splitlines()[2:]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        return {name: (value, verdict) for name, value, _, verdict in cells}
+
+    def test_a_cost_is_what_is_above_the_floor_of_as_many_flows(self):
+        floors = {("packet-floor-1", "ns", True): {"empty": [30]}, ("packet-floor-10000000", "ns", True): {"empty": [50]}}
+        one = {("packet-established-1", "ns", True): {"marchproxy": [90]}}
+        many = {("packet-established-10000000", "ns", True): {"marchproxy": [251], "hash": [653], "lru_hash": [652]}}
+        verdicts = self.verdicts(floors | one | many)
+        self.assertEqual(verdicts["established, 1 flow: ns above the floor"], ("60", "reached"))
+        self.assertEqual(verdicts["established, 10 million: ns above the floor"], ("201", "NOT reached"))
+        self.assertEqual(verdicts["the same, times faster than hash"], ("3", "reached"))
+        self.assertEqual(verdicts["the same, times faster than lru_hash"][1], "NOT reached")
+
+    def test_small_packets_are_compared_by_what_one_costs_the_machine(self):
+        cpu = ("packet-udp-cpu", "CPU us/packet", True)
+        name = "small packets for the same CPU, times nftables"
+        self.assertEqual(self.verdicts({cpu: {"marchproxy": [1.0], "nftables": [3.5]}})[name], ("3.5", "reached"))
+        self.assertEqual(self.verdicts({cpu: {"marchproxy": [1.0], "nftables": [2.9]}})[name][1], "NOT reached")
+
+    def test_what_was_not_measured_has_no_verdict(self):
+        self.assertEqual(packet_goals.table(results({("packet-established-1", "ns", True): {"marchproxy": [90]}})), "")
 
 
 class Rows(unittest.TestCase):

@@ -15,6 +15,8 @@ import time
 
 import measures
 import packet
+import packet_goals
+import packet_net
 import peers
 import report
 from processes import BenchError, Ports, raise_descriptor_limit, run_tool
@@ -64,13 +66,18 @@ def choose_effort(arguments, descriptors):
 
 def check_tools(arguments, streams, packets):
     """What the wanted rows need, and nothing else."""
-    for program in ("iperf3", "taskset") if streams else ():
+    between_namespaces = set(packets) & set(packet_net.ROWS)
+    programs = ["iperf3", "taskset"] if streams else []
+    programs += ["iperf3", "ip", "nft", "ethtool"] if between_namespaces else []
+    for program in programs:
         if not shutil.which(program):
-            raise BenchError(f"{program} is not installed: run scripts/setup.sh --bench")
-    for tool in (("loadgen", "loadserver") if streams else ()) + (("packet_cost", "packet_live") if packets else ()):
+            raise BenchError(f"{program} is not installed: run scripts/setup.sh --test --bench")
+    tools = ["loadgen", "loadserver"] if streams else []
+    tools += ["packet_cost", "packet_live", "packet_rate"] if packets else []
+    for tool in tools:
         path = os.path.join(arguments.build, "bench", tool)
         if not os.access(path, os.X_OK):
-            raise BenchError(f"{path} is not built: run `make build`")
+            raise BenchError(f"{path} is not built: run `make bench`, or `ninja -C {arguments.build} bench_tools`")
 
 
 def choose_subjects(arguments, endpoints, ports, directory, descriptors):
@@ -174,6 +181,7 @@ def write_results(directory, results, machine, subjects):
         report.figures_table(results, names, streams),
         report.targets_table(results),
         report.figures_table(results, packet.SUBJECTS, [row for row in results.row_names() if row in packets]),
+        packet_goals.table(results),
         machine_line(machine),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"

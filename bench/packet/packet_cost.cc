@@ -1,12 +1,15 @@
 // packet_cost [--flows N,N] [--rounds N] [--only REGEX]: what a packet costs in the packet plane, by BPF_PROG_TEST_RUN,
-// above the bench's own floor; beside it the same program on the kernel's hash maps. One JSON line a figure:
-// {bench, subject, unit, values}.
+// above the bench's own floor; beside it the same program on the kernel's hash maps, and the design of another
+// balancer. One JSON line a figure: {bench, subject, unit, values}.
 #include <chrono>
 
-#include "bench/packet/world.h"
+#include "bench/packet/katran.h"
 
 namespace marchproxy::bench {
 namespace {
+
+// Clients beyond those of any number of established flows: of such as begin flows, and of such as never do.
+constexpr uint32_t first_new_client = 20'000'000, unknown_clients = 100'000'000, new_flows_a_run = 100'000;
 
 // Fills a kernel hash map with the same flows.
 void fill_hash(bpf_map* map, uint32_t flows) {
@@ -47,23 +50,128 @@ void memory(const Table& table, const std::string& suffix, const Bench& bench) {
     table.print("packet-memory" + suffix, "marchproxy", "B a direction of a flow", {bytes / bench.capacity});
 }
 
-void denied(const Table& table, const std::string& suffix, Bench& bench) {
+// A row of packets that the service treats otherwise than by forwarding them with nat.
+struct Kind {
+    const char* row;
+    xdp_action action;                                     // what becomes of each
+    uint64_t (*counted)(const abi::packet_counters&);      // and where each is counted
+    bool begins;                                           // packets of no flow yet
+    void (*change)(Bench&, abi::packet_service& service);  // the service, and what is sent
+};
+uint64_t packets_up(const abi::packet_counters& counters) {
+    return counters.packets[abi::direction_up];
+}
+constexpr Kind kinds[] = {
+    {"packet-denied", XDP_DROP,
+     [](const abi::packet_counters& counters) -> uint64_t {
+         return counters.dropped[abi::packet_verdict_access_denied];
+     },
+     false,
+     [](Bench& bench, abi::packet_service& service) {
+         service.flags = abi::service_has_access | abi::service_access_allows;
+         must(bench.programs.set_access(1, must(Prefix::parse("0.0.0.0/1")), false));  // where all clients are
+     }},
+    {"packet-rate-limited", XDP_DROP,
+     [](const abi::packet_counters& counters) -> uint64_t { return counters.dropped[abi::packet_verdict_rate_limit]; },
+     true, [](Bench&, abi::packet_service& service) { service.new_flow_step = 1'000'000'000; }},
+    {"packet-dsr-ipip", XDP_REDIRECT, packets_up, false,
+     [](Bench&, abi::packet_service& service) { service.forwarding = abi::forwarding_dsr_ipip; }},
+    {"packet-dsr-gue", XDP_REDIRECT, packets_up, false,
+     [](Bench&, abi::packet_service& service) { service.forwarding = abi::forwarding_dsr_gue; }},
+};
+
+// A figure of packets that became something else would be one of nothing.
+double measure_kind(const Kind& kind, Bench& bench) {
+    const uint64_t before = kind.counted(must(bench.programs.service_counters(1)));
+    const Bench::Sent sent = bench.send(bench.programs.xdp(), packets_a_run);
+    const uint64_t counted = kind.counted(must(bench.programs.service_counters(1))) - before;
+    if (sent.verdict != static_cast<uint32_t>(kind.action) || counted != packets_a_run)
+        throw std::runtime_error(fmt::format("{}: {} of {} packets became what they should; the last ended with {}",
+                                             kind.row, counted, packets_a_run, sent.verdict));
+    return sent.nanoseconds;
+}
+
+void take_kind(const Table& table, const Kind& kind, const std::string& suffix, Bench& bench) {
+    if (!table.wanted(kind.row + suffix)) return;
     abi::packet_service service = Bench::service();
-    service.flags = abi::service_has_access | abi::service_access_allows;
+    kind.change(bench, service);
     must(bench.programs.set_service(1, service));
-    must(bench.programs.set_access(1, must(Prefix::parse("0.0.0.0/1")), false));  // where all clients are
-    table.take("packet-denied" + suffix, "marchproxy",
-               [&] { return bench.measure(bench.programs.xdp(), packets_a_run); });
+    if (kind.begins) {
+        bench.settings->first = unknown_clients - bench.settings->flows;
+        bench.send(bench.programs.xdp());  // the one that a limit lets in
+        bench.settings->first = unknown_clients;
+    }
+    table.take(kind.row + suffix, "marchproxy", [&] { return measure_kind(kind, bench); });
+    bench.settings->first = 0;
+    bench.settings->syn = 0;
     must(bench.programs.set_service(1, Bench::service()));
 }
 
-constexpr const char* rows[] = {"packet-empty",  "packet-floor", "packet-established", "packet-new",
-                                "packet-denied", "packet-sweep", "packet-memory"};
+// One run after the other of packets that begin flows, in a table of so many.
+void take_new(const Table& table, const std::string& row, const char* subject, Bench& bench, int program) {
+    uint32_t first = first_new_client;
+    table.take(row, subject, [&] {
+        bench.settings->in_order = 1;
+        bench.settings->first = first;
+        bench.settings->next = 0;
+        first += new_flows_a_run;
+        const double took = bench.measure(program, new_flows_a_run);
+        bench.settings->in_order = 0;
+        bench.settings->first = 0;
+        return took;
+    });
+}
+
+void katran(const Table& table, uint32_t flows, const std::string& suffix, Bench& bench, const std::string& objects) {
+    if (!table.wanted("packet-established" + suffix) && !table.wanted("packet-new" + suffix)) return;
+    Katran katran(objects, static_cast<uint32_t>(bench.capacity));
+    katran.check(bench);
+    take_new(table, "packet-new" + suffix, Katran::subject, bench, katran.program());
+    if (!table.wanted("packet-established" + suffix)) return;
+    bench.begin_flows(katran.program(), 0, flows);
+    const abi::katran_counters before = katran.counted();
+    table.take("packet-established" + suffix, Katran::subject,
+               [&] { return bench.measure(katran.program(), packets_a_run); });
+    const abi::katran_counters after = katran.counted();
+    fmt::print(stderr, "katran-design: {} of {} packets of established flows missed their flow\n",
+               after.misses - before.misses, after.packets - before.packets);
+}
+
+void on_kernel_hash(const Table& table, uint32_t flows, const std::string& kind, Bench& bench,
+                    const std::string& objects) {
+    const std::string row = fmt::format("packet-established-{}", flows);
+    if (!table.wanted(row)) return;
+    Object other(fmt::format("{}/on_{}.bpf.o", objects, kind));
+    share_maps(bench.programs, other);
+    bpf_map__set_max_entries(other.map("client_cells"), kind == "hash" ? flows + 64 : flows + flows / 4 + 64);
+    other.load();
+    fill_hash(other.map("client_cells"), flows);
+    table.take(row, kind, [&] { return bench.measure(other.program("packet_xdp"), packets_a_run); });
+}
+
+bool any_wanted(const Table& table, const std::string& suffix, std::initializer_list<const char*> rows) {
+    return std::any_of(rows.begin(), rows.end(), [&](const char* row) { return table.wanted(row + suffix); });
+}
+
+bool needs_established(const Table& table, const std::string& suffix) {
+    return any_wanted(table, suffix, {"packet-established", "packet-sweep"}) ||
+           std::any_of(std::begin(kinds), std::end(kinds),
+                       [&](const Kind& kind) { return table.wanted(kind.row + suffix); });
+}
+
+void begin_established(Bench& bench, uint32_t flows) {
+    bench.begin_flows(0, flows);
+    const auto counters = must(bench.programs.service_counters(1));
+    fmt::print(stderr, "{} flows begun; refused: table full {}, no port {}\n", uint64_t{counters.flows},
+               uint64_t{counters.dropped[abi::packet_verdict_table_full]},
+               uint64_t{counters.dropped[abi::packet_verdict_local_ports]});
+}
 
 void with_flows(const Table& table, uint32_t flows, const std::string& objects) {
     const std::string suffix = fmt::format("-{}", flows);
-    const auto wanted = [&](const char* row) { return table.wanted(row + suffix); };
-    if (std::none_of(std::begin(rows), std::end(rows), wanted)) return;
+    if (!any_wanted(table, suffix, {"packet-empty", "packet-floor", "packet-new", "packet-memory"}) &&
+        !needs_established(table, suffix))
+        return;
     Bench bench(std::max(flows, 1'000'000u) + 1'000'000, objects);
     memory(table, suffix, bench);
     table.take("packet-empty" + suffix, "empty",
@@ -71,39 +179,18 @@ void with_flows(const Table& table, uint32_t flows, const std::string& objects) 
     bench.settings->flows = flows;
     table.take("packet-floor" + suffix, "empty",
                [&] { return bench.measure(bench.traffic.program("empty"), packets_a_run); });
+    take_new(table, "packet-new" + suffix, "marchproxy", bench, bench.programs.xdp());
 
-    uint32_t first = flows + 1;
-    table.take("packet-new" + suffix, "marchproxy", [&] {
-        bench.settings->in_order = 1;
-        bench.settings->first = first;
-        bench.settings->next = 0;
-        first += 100'000;
-        const double took = bench.measure(bench.programs.xdp(), 100'000);
-        bench.settings->in_order = 0;
-        return took;
-    });
-    if (!wanted("packet-established") && !wanted("packet-sweep") && !wanted("packet-denied")) return;
-    bench.settings->first = 0;
-    bench.begin_flows(0, flows);
-    const auto counters = must(bench.programs.service_counters(1));
-    fmt::print(stderr, "{} flows begun; refused: table full {}, no port {}\n", uint64_t{counters.flows},
-               uint64_t{counters.dropped[abi::packet_verdict_table_full]},
-               uint64_t{counters.dropped[abi::packet_verdict_local_ports]});
-    bench.settings->first = 0;
+    katran(table, flows, suffix, bench, objects);
+    if (!needs_established(table, suffix)) return;
+    begin_established(bench, flows);
     table.take("packet-established" + suffix, "marchproxy",
                [&] { return bench.measure(bench.programs.xdp(), packets_a_run); });
     sweep(table, suffix, bench);
-    if (wanted("packet-denied")) denied(table, suffix, bench);
-    for (const std::string kind : {"hash", "lru_hash"}) {
-        if (!wanted("packet-established")) continue;
-        Object other(fmt::format("{}/on_{}.bpf.o", objects, kind));
-        other.share(bench.programs);
-        bpf_map__set_max_entries(other.map("client_cells"), kind == "hash" ? flows + 64 : flows + flows / 4 + 64);
-        other.load();
-        fill_hash(other.map("client_cells"), flows);
-        table.take("packet-established" + suffix, kind,
-                   [&] { return bench.measure(other.program("packet_xdp"), packets_a_run); });
-    }
+    for (const Kind& kind : kinds)
+        take_kind(table, kind, suffix, bench);
+    for (const char* kind : {"hash", "lru_hash"})
+        on_kernel_hash(table, flows, kind, bench, objects);
 }
 
 }  // namespace
@@ -113,6 +200,7 @@ int main(int argc, char** argv) {
     using namespace marchproxy::bench;
     return run_bench(argc, argv, "packet_cost", "What a packet costs in the packet plane, in nanoseconds",
                      {.flows = {1, 1'000'000, 10'000'000}}, [](const Options& options) {
+                         pin_to_one_core();
                          make_network();
                          for (const uint32_t count : options.flows)
                              with_flows(Table(options.only, options.rounds), count, options.objects);

@@ -6,7 +6,8 @@
 //   XDP nftables    the kernel's own forwarding with one DNAT rule and connection tracking, to an interface (ifb) that
 //   frees
 //               what it is given: less work after forwarding than the packet plane's frames have before them
-//   empty       the bench's floor: frames drawn, and dropped at once
+//   katran-design  the baseline of katran_design.bpf.c: out of the interface that the frames came in by, which drops
+//   too empty       the bench's floor: frames drawn, and dropped at once
 //
 // One JSON line a figure: {bench, subject, unit, values}; ns a packet of wall time on a core that does nothing else.
 #include <linux/if_link.h>
@@ -17,7 +18,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "bench/packet/world.h"
+#include "bench/packet/katran.h"
 #include "model/descriptor.h"
 
 namespace marchproxy::bench {
@@ -25,17 +26,6 @@ namespace {
 
 // Frames in flight at once: the kernel's default and half its limit.
 constexpr uint32_t batch = 64, packets_a_round = 2'000'000;
-
-void pin_to_one_core() {
-    cpu_set_t cores;
-    must(sched_getaffinity(0, sizeof cores, &cores), "asking for the cores");
-    int last = 0;
-    for (int core = 0; core < CPU_SETSIZE; ++core)
-        if (CPU_ISSET(core, &cores)) last = core;
-    CPU_ZERO(&cores);
-    CPU_SET(last, &cores);
-    must(sched_setaffinity(0, sizeof cores, &cores), "choosing a core");
-}
 
 // Of an interface in this namespace, which /sys does not show: received packets, and of what it was given to send those
 // that it freed.
@@ -74,10 +64,8 @@ void load_interface_address(Bench& bench) {
 
 // Nanoseconds a frame, through `program`.
 double inject(Bench& bench, int program, uint32_t packets) {
-    const uint32_t zero = 0;
-    must(bpf_map_update_elem(bpf_map__fd(bench.traffic.map("under_test")), &zero, &program, BPF_ANY),
-         "choosing a program");
-    frame in = Bench::blank();
+    bench.traffic.choose(program);
+    frame in = blank_frame();
     xdp_md context{.data_end = sizeof in, .ingress_ifindex = if_nametoindex("clients")};
     LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = &in, .data_size_in = sizeof in, .ctx_in = &context,
                 .ctx_size_in = sizeof context, .repeat = static_cast<int>(packets), .flags = BPF_F_TEST_XDP_LIVE_FRAMES,
@@ -120,6 +108,13 @@ void use_nftables(uint32_t flows) {
                     endpoint_port));
 }
 
+void katran(const Table& table, const std::string& name, Bench& bench, uint32_t flows, const std::string& objects) {
+    Katran katran(objects, std::max(flows, 1'000'000u));
+    bench.begin_flows(katran.program(), 0, flows);
+    table.take(name, Katran::subject,
+               [&] { return inject_all(bench, katran.program(), "clients-far", &Counted::received); });
+}
+
 void measure(const Table& table, uint32_t flows, const std::string& objects) {
     const std::string bench_name = fmt::format("packet-live-{}", flows);
     if (!table.wanted(bench_name)) return;
@@ -127,12 +122,13 @@ void measure(const Table& table, uint32_t flows, const std::string& objects) {
     bench.settings->flows = flows;
     bench.settings->live = 1;
     load_interface_address(bench);
-    drop_at("endpoints-far", bench.traffic.program("empty"));
+    for (const char* far : {"endpoints-far", "clients-far"})
+        drop_at(far, bench.traffic.program("empty"));
     bench.begin_flows(0, flows);
-    bench.settings->first = 0;
     table.take(bench_name, "empty", [&] { return inject(bench, bench.traffic.program("empty"), packets_a_round); });
     table.take(bench_name, "marchproxy",
                [&] { return inject_all(bench, bench.programs.xdp(), "endpoints-far", &Counted::received); });
+    katran(table, bench_name, bench, flows, objects);
     use_nftables(flows);
     bench.settings->in_order = 1;
     bench.settings->next = 0;

@@ -22,6 +22,19 @@ SEC("xdp") int pass(struct xdp_md* context) {
     return XDP_PASS;
 }
 
+SEC("xdp") int bounce(struct xdp_md* context) {
+    return XDP_TX;
+}
+
+// The far end: takes what is for the endpoint and counts it; all else is the stack's.
+SEC("xdp") int sink(struct xdp_md* context) {
+    const struct frame* frame = (void*)(long)context->data;
+    if ((void*)(frame + 1) > (void*)(long)context->data_end) return XDP_PASS;
+    if (frame->ip.daddr != traffic.endpoint || frame->udp.dest != traffic.endpoint_port) return XDP_PASS;
+    __sync_fetch_and_add(&traffic.arrived, 1);
+    return XDP_DROP;
+}
+
 inlined __u64 sum_16(const void* from, __u32 size) {
     __u64 sum = 0;
     const __u16* word = from;
@@ -40,15 +53,39 @@ inlined void set_checksums(struct frame* frame) {
                                sum_16(&frame->udp, sizeof(frame->udp)));
 }
 
-SEC("xdp") int draw(struct xdp_md* context) {
+// Of the size that it came in with, whatever the program before has put in front of it or taken away behind.
+inlined struct frame* whole_frame(struct xdp_md* context) {
+    const long size = (void*)(long)context->data_end - (void*)(long)context->data;
+    const int missing = (int)(sizeof(struct frame) - size);
+    if (unlikely(missing < 0) && bpf_xdp_adjust_head(context, -missing) != 0) return 0;
+    if (unlikely(missing > 0) && bpf_xdp_adjust_tail(context, missing) != 0) return 0;
     struct frame* frame = (void*)(long)context->data;
-    if ((void*)(frame + 1) > (void*)(long)context->data_end) return XDP_ABORTED;
+    return (void*)(frame + 1) > (void*)(long)context->data_end ? 0 : frame;
+}
+
+// A connection's first packet, without options: what it has behind the ports, and its length; the rest is padding.
+inlined void write_syn(struct frame* frame, __u32 n) {
+    struct tcphdr* tcp = (void*)frame + offsetof(struct frame, udp);
+    frame->ip.tot_len = bpf_htons(sizeof(frame->ip) + sizeof(*tcp));
+    tcp->seq = n;
+    tcp->ack_seq = 0;
+    ((__be16*)tcp)[6] = bpf_htons((sizeof(*tcp) / 4) << 12 | 2);  // the header's length, and SYN alone
+    tcp->window = bpf_htons(64240);
+    tcp->check = 0x5678;
+    tcp->urg_ptr = 0;
+}
+
+SEC("xdp") int draw(struct xdp_md* context) {
+    struct frame* frame = whole_frame(context);
+    if (!frame) return XDP_ABORTED;
     __u32 n = traffic.first;
     if (traffic.in_order) {
         n += traffic.next++;
     } else if (traffic.flows > 1) {
         n += (__u32)((__u64)bpf_get_prandom_u32() * traffic.flows >> 32);
     }
+    frame->ethernet.h_proto = bpf_htons(ETH_P_IP);
+    frame->ip.tot_len = bpf_htons(sizeof(*frame) - sizeof(frame->ethernet));
     frame->ip.ttl = 64;
     frame->ip.check = 0x1234;  // the programs change checksums by difference, whatever they are
     frame->udp.check = 0x5678;
@@ -61,6 +98,7 @@ SEC("xdp") int draw(struct xdp_md* context) {
         frame->udp.source = client_port_be(n);
         frame->udp.dest = traffic.service_port;
     }
+    if (traffic.syn) write_syn(frame, n);
     if (traffic.live) {
         for (int i = 0; i < ETH_ALEN; ++i)
             frame->ethernet.h_dest[i] = traffic.interface[i];

@@ -19,9 +19,11 @@ struct traffic {
     __u32 next;
     __u32 from_endpoint;
     __u32 live;  // the packets go on into the kernel: with right checksums, to the interface's own address
+    __u32 syn;   // not datagrams but requests for connections
     __u32 service, source, endpoint;  // network order
-    __u16 service_port;
+    __u16 service_port, endpoint_port;
     __u8 interface[6];
+    __u64 arrived;  // at `sink`, for the endpoint
 };
 
 // Flow n's client: an odd multiplier permutes 32-bit numbers, so that they lie scattered. Two bits of the address are

@@ -1,27 +1,17 @@
 // What the packet benches share: a network, the packet plane configured in it, the program that draws packets.
 #pragma once
 
-#include <arpa/inet.h>
-#include <bpf/bpf.h>
-#include <bpf/libbpf.h>
-#include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <net/if.h>
-#include <sched.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <regex>
-#include <stdexcept>
 #include <vector>
 
-#include "bench/packet/traffic.h"
+#include "bench/packet/drawing.h"
 #include "model/address.h"
 #include "packet/directory.h"
 #include "packet/programs.h"
@@ -33,19 +23,6 @@ constexpr uint16_t service_port = 80, endpoint_port = 8080;
 constexpr uint32_t endpoint_count = 400;  // enough ports for ten million flows
 constexpr uint32_t ring_size = 65'537;
 constexpr uint32_t packets_a_run = 1'000'000;
-
-template <class T>
-T must(Result<T> result) {
-    if (!result.ok()) throw std::runtime_error(result.error());
-    if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
-inline int must(int result, const char* what) {
-    if (result < 0) throw std::runtime_error(fmt::format("{}: {}", what, strerror(errno)));
-    return result;
-}
-inline void run(const std::string& command) {
-    if (std::system(command.c_str()) != 0) throw std::runtime_error(command);
-}
 
 inline abi::address mapped(uint32_t host_order) {
     return packet::to_abi(IpAddress::v4(host_order));
@@ -66,36 +43,19 @@ inline void make_network() {
                         to_string(IpAddress::v4(first_endpoint + i))));
 }
 
-class Object {
-  public:
-    explicit Object(const std::string& path) : object_(bpf_object__open(path.c_str())) {
-        if (!object_) throw std::runtime_error("cannot open " + path);
+// Lets the other program take over every map that the real programs have too: one configuration for both.
+inline void share_maps(const packet::Programs& programs, Object& other) {
+    bpf_map* map = nullptr;
+    bpf_object__for_each_map(map, other.get()) {
+        const int descriptor = programs.map(bpf_map__name(map));
+        if (!bpf_map__is_internal(map) && descriptor >= 0) must(bpf_map__reuse_fd(map, descriptor), "sharing a map");
     }
-    ~Object() { bpf_object__close(object_); }
-    Object(const Object&) = delete;
-
-    bpf_map* map(const char* name) { return bpf_object__find_map_by_name(object_, name); }
-    int program(const char* name) { return bpf_program__fd(bpf_object__find_program_by_name(object_, name)); }
-    void load() { must(bpf_object__load(object_), "loading a bench program"); }
-
-    // Takes over every map that the real programs have too: one configuration for both.
-    void share(const packet::Programs& with) {
-        bpf_map* map = nullptr;
-        bpf_object__for_each_map(map, object_) {
-            const int descriptor = with.map(bpf_map__name(map));
-            if (!bpf_map__is_internal(map) && descriptor >= 0)
-                must(bpf_map__reuse_fd(map, descriptor), "sharing a map");
-        }
-    }
-
-  private:
-    bpf_object* object_;
-};
+}
 
 struct Bench {
     packet::Programs programs;
-    Object traffic;
-    struct traffic* settings;
+    Traffic traffic;
+    struct traffic* settings = traffic.settings;
 
     double capacity;  // flows it was made for
 
@@ -133,71 +93,69 @@ struct Bench {
             ring[i] = 1 + i % endpoint_count;
         must(programs.set_ring(0, ring));
         must(programs.set_service(1, service()));
-        entries.push_back({.address = mapped(service_address),
-                           .port_be = htons(service_port),
-                           .protocol = IPPROTO_UDP,
-                           .kind = abi::directory_service,
-                           .index = 1});
+        for (const uint8_t protocol : {IPPROTO_UDP, IPPROTO_TCP})
+            entries.push_back({.address = mapped(service_address),
+                               .port_be = htons(service_port),
+                               .protocol = protocol,
+                               .kind = abi::directory_service,
+                               .index = 1});
         entries.push_back({.address = mapped(source_address), .kind = abi::directory_source, .index = 1});
         must(programs.set_directory(*must(packet::build_directory(entries))));
         return programs;
     }
 
     Bench(uint64_t flows, const std::string& objects)
-        : programs(configured(flows)), traffic(objects + "/traffic.bpf.o"), capacity(static_cast<double>(flows)) {
-        traffic.load();
-        void* memory = mmap(nullptr, static_cast<size_t>(sysconf(_SC_PAGESIZE)), PROT_READ | PROT_WRITE, MAP_SHARED,
-                            bpf_map__fd(traffic.map(".bss")), 0);
-        if (memory == MAP_FAILED) throw std::runtime_error("mapping the traffic program's settings");
-        settings = static_cast<struct traffic*>(memory);
+        : programs(configured(flows)), traffic(objects), capacity(static_cast<double>(flows)) {
         settings->service = htonl(service_address);
         settings->service_port = htons(service_port);
         settings->source = htonl(source_address);
         settings->endpoint = htonl(first_endpoint);
     }
 
-    // Nanoseconds a packet; `verdict` is what the last one came to.
-    uint32_t measure(int program, uint32_t packets, uint32_t* verdict = nullptr) {
-        const uint32_t zero = 0;
-        must(bpf_map_update_elem(bpf_map__fd(traffic.map("under_test")), &zero, &program, BPF_ANY),
-             "choosing a program");
-        return repeat(traffic.program("draw"), packets, verdict);
+    // Nanoseconds a packet.
+    uint32_t measure(int program, uint32_t packets) { return send(program, packets).nanoseconds; }
+
+    // What the last of some packets became.
+    struct Sent {
+        uint32_t verdict = 0, size = 0, nanoseconds = 0;
+        std::array<uint8_t, 256> frame{};  // encapsulated it is longer than it was
+    };
+    Sent send(int program, uint32_t packets = 1) {
+        traffic.choose(program);
+        return send_to(traffic.program("draw"), packets);
     }
 
-    // What the traffic program does not write.
-    static frame blank() {
-        frame blank{};
-        blank.ethernet.h_proto = htons(ETH_P_IP);
-        blank.ip.version = 4;
-        blank.ip.ihl = 5;
-        blank.ip.protocol = IPPROTO_UDP;
-        blank.ip.tot_len = htons(sizeof blank - sizeof blank.ethernet);
-        blank.udp.len = htons(sizeof blank.udp + sizeof blank.payload);
-        return blank;
-    }
-
-    uint32_t repeat(int program, uint32_t packets, uint32_t* verdict = nullptr) {
-        frame in = blank(), out{};
-        xdp_md context{.data_end = sizeof in, .ingress_ifindex = if_nametoindex("clients")};
-        LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = &in, .data_out = &out, .data_size_in = sizeof in,
-                    .data_size_out = sizeof out, .ctx_in = &context, .ctx_size_in = sizeof context,
-                    .repeat = static_cast<int>(packets));
-        must(bpf_prog_test_run_opts(program, &options), "BPF_PROG_TEST_RUN");
-        if (verdict) *verdict = options.retval;
-        return options.duration;
-    }
+    // Of a program that is given no drawn packet.
+    uint32_t repeat(int program, uint32_t packets) { return send_to(program, packets).nanoseconds; }
 
     // Begins flows first … first + count, through the program.
-    void begin_flows(uint32_t first, uint32_t count) {
+    void begin_flows(uint32_t first, uint32_t count) { begin_flows(programs.xdp(), first, count); }
+    void begin_flows(int program, uint32_t first, uint32_t count) {
         settings->in_order = 1;
         settings->first = first;
         settings->next = 0;
         for (uint32_t left = count; left > 0;) {
             const uint32_t now = std::min(left, packets_a_run);
-            measure(programs.xdp(), now);
+            measure(program, now);
             left -= now;
         }
         settings->in_order = 0;
+        settings->first = 0;
+    }
+
+  private:
+    Sent send_to(int program, uint32_t packets) {
+        frame in = blank_frame(settings->syn ? IPPROTO_TCP : IPPROTO_UDP);
+        xdp_md context{.data_end = sizeof in, .ingress_ifindex = if_nametoindex("clients")};
+        Sent sent;
+        LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = &in, .data_out = sent.frame.data(),
+                    .data_size_in = sizeof in, .data_size_out = static_cast<uint32_t>(sent.frame.size()),
+                    .ctx_in = &context, .ctx_size_in = sizeof context, .repeat = static_cast<int>(packets));
+        must(bpf_prog_test_run_opts(program, &options), "BPF_PROG_TEST_RUN");
+        sent.verdict = options.retval;
+        sent.size = options.data_size_out;
+        sent.nanoseconds = options.duration;
+        return sent;
     }
 };
 
