@@ -74,6 +74,28 @@ constexpr Kind kinds[] = {
     {"packet-rate-limited", XDP_DROP,
      [](const abi::packet_counters& counters) -> uint64_t { return counters.dropped[abi::packet_verdict_rate_limit]; },
      true, [](Bench&, abi::packet_service& service) { service.new_flow_step = 1'000'000'000; }},
+    {"packet-packets-limited", XDP_DROP,
+     [](const abi::packet_counters& counters) -> uint64_t { return counters.dropped[abi::packet_verdict_packet_rate]; },
+     false,
+     [](Bench& bench, abi::packet_service& service) {
+         service.flags = abi::service_limits_packets;
+         abi::packet_limits limits{};
+         limits.packet_batch = 1;
+         limits.packet_batch_step = 1'000'000'000'000;
+         must(bench.programs.set_limits(1, limits));
+         must(bench.programs.set_service(1, service));
+         bench.send(bench.programs.xdp());  // the one that the limit lets in
+     }},
+    {"packet-syn-cookie", XDP_TX, [](const abi::packet_counters& counters) -> uint64_t { return counters.cookies; },
+     true,
+     [](Bench& bench, abi::packet_service& service) {
+         service.protocol = IPPROTO_TCP;
+         service.flags = abi::service_limits_flows;
+         abi::packet_limits limits{};
+         limits.proven_from = 1;
+         must(bench.programs.set_limits(1, limits));
+         bench.settings->syn = 1;
+     }},
     {"packet-dsr-ipip", XDP_REDIRECT, packets_up, false,
      [](Bench&, abi::packet_service& service) { service.forwarding = abi::forwarding_dsr_ipip; }},
     {"packet-dsr-gue", XDP_REDIRECT, packets_up, false,
