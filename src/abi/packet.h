@@ -90,7 +90,8 @@ struct packet_service {
     __u32 idle_seconds;  // flows that both sides have spoken on
     __u32 opening_seconds;  // flows that only the client has spoken on
     __u32 connections;      // at one time; 0: no limit
-    __u32 reserved;
+    __u16 mss;              // the largest TCP segment that either side is told; 0: what they say themselves
+    __u16 reserved;
     // New flows at one time: a GCRA's step and tolerance in microseconds; step 0: no limit.
     __u32 new_flow_step, new_flow_tolerance;
 };

@@ -213,6 +213,7 @@ INSTANTIATE_TEST_SUITE_P(
         Row{service("protocol: udp, proxy_protocol: v2"), "f:2:34: services[0].proxy_protocol: is for tcp"},
         Row{service("protocol: udp, accept_proxy_protocol: true"),
             "f:2:41: services[0].accept_proxy_protocol: is for tcp"},
+        Row{service("protocol: udp, mss: 1400"), "f:2:23: services[0].mss: is for tcp"},
         Row{service("encapsulation: ipip"), "f:2:18: services[0].encapsulation: needs forwarding: dsr"},
         Row{service("forwarding: dsr"), "f:2:15: services[0].forwarding: dsr needs encapsulation: ipip or gue"},
         Row{service("forwarding: dsr, encapsulation: none"),

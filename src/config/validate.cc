@@ -147,6 +147,7 @@ class Services {
         refuse(service.proxy_protocol != ProxyProtocol::none, "proxy_protocol");
         refuse(service.tls != TlsMode::none, "tls.mode");
         refuse(service.limits.backlog.has_value(), "limits.backlog");
+        refuse(service.mss.has_value(), "mss");
     }
 
     void check_qos(const ServiceQos& qos, const Node& node, const std::string& path) {

@@ -87,6 +87,7 @@ struct Service {
     ProxyProtocol proxy_protocol = ProxyProtocol::none;  // sent to endpoints
     bool accept_proxy_protocol = false;                  // demanded from clients
     std::optional<Duration> idle_timeout;                // absent: stream.idle_timeout (TCP), 60 s (UDP sessions)
+    std::optional<uint16_t> mss;                         // the largest segment that clients and endpoints are told
     std::vector<Endpoint> endpoints;
     bool operator==(const Service&) const = default;
 };

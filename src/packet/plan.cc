@@ -178,6 +178,7 @@ void Planner::take_service(const PlannedService& planned) {
     record.idle_seconds = seconds_of(idle);
     record.opening_seconds = seconds_of(std::min(idle, tcp ? opening_tcp : opening_udp));
     record.connections = static_cast<uint32_t>(std::min<uint64_t>(service.limits.connections.value_or(0), UINT32_MAX));
+    record.mss = service.mss.value_or(0);
     record.new_flow_step = limit.step;
     record.new_flow_tolerance = limit.tolerance;
     const abi::packet_limits limits = packet_limits_of(service);

@@ -89,12 +89,15 @@ Result<int> open_listener(const Service& service) {
         return socket.release();
     }
     send_at_once(socket.descriptor);
+    limit_segments(socket.descriptor, service);
     if (listen(socket.descriptor, backlog_of(service)) != 0) return failed(service, "listen on", errno);
     return socket.release();
 }
 
-void set_backlog(int descriptor, const Service& service) {
-    if (service.protocol == Protocol::tcp) listen(descriptor, backlog_of(service));
+void refresh_listener(int descriptor, const Service& service) {
+    if (service.protocol != Protocol::tcp) return;
+    limit_segments(descriptor, service);
+    listen(descriptor, backlog_of(service));
 }
 
 }  // namespace marchproxy::stream

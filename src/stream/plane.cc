@@ -66,7 +66,7 @@ struct Plane::Implementation {
     std::vector<std::unique_ptr<Worker>> workers;  // last: they end before what they use
 
     Result<void> open_listeners(const Snapshot& wanted, OpenedSockets& opened);
-    void set_backlogs() const;
+    void refresh_listeners() const;
     std::shared_ptr<ServiceState> state_of(const std::string& name);
     std::shared_ptr<PathState> path_of(ServiceState& state, const std::string& path);
     std::shared_ptr<EndpointRuntime> endpoint_of(const Service& service, ServiceState& state, const Endpoint& endpoint,
@@ -171,11 +171,11 @@ Result<void> Plane::Implementation::open_listeners(const Snapshot& wanted, Opene
 }
 
 // Also of sockets that an earlier snapshot opened, or another process.
-void Plane::Implementation::set_backlogs() const {
+void Plane::Implementation::refresh_listeners() const {
     for (const Service& service : snapshot->services)
         if (const auto found = listeners.find(place_of(service)); found != listeners.end())
             for (const int descriptor : found->second)
-                set_backlog(descriptor, service);
+                refresh_listener(descriptor, service);
 }
 
 // --- taking over a snapshot ----------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution
     for (auto& [place, descriptors] : opened.keep())
         plane.listeners[place] = std::move(descriptors);
     std::erase_if(plane.listeners, [&](const auto& entry) { return !wanted.contains(entry.first); });
-    plane.set_backlogs();
+    plane.refresh_listeners();
     std::erase_if(plane.endpoints, [](const auto& entry) { return entry.second.expired(); });
     plane.publish();
     for (const auto& [place, descriptors] : std::exchange(plane.inherited, {}))

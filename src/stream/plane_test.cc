@@ -230,6 +230,31 @@ uint32_t backlog_of(const Plane& plane) {
     return getsockopt(sockets.at(0).descriptor, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_sacked : 0;
 }
 
+// What a client has been told, by the segments it makes (tcp(7), TCP_MAXSEG).
+int segment_of(int descriptor) {
+    int segment = 0;
+    socklen_t size = sizeof segment;
+    return getsockopt(descriptor, IPPROTO_TCP, TCP_MAXSEG, &segment, &size) == 0 ? segment : 0;
+}
+
+TEST_F(PlaneTest, TellsClientsTheLargestSegment) {
+    service.mss = 1000;
+    ASSERT_TRUE(apply());
+    const auto first = connect();
+    ASSERT_TRUE(echoes(first));
+    EXPECT_LE(segment_of(first), 1000);
+    service.mss = 500;
+    ASSERT_TRUE(apply());
+    const auto second = connect();
+    ASSERT_TRUE(echoes(second));
+    EXPECT_LE(segment_of(second), 500) << "as a reload has it";
+    service.mss.reset();
+    ASSERT_TRUE(apply());
+    const auto third = connect();
+    ASSERT_TRUE(echoes(third));
+    EXPECT_GT(segment_of(third), 1000);
+}
+
 TEST_F(PlaneTest, ListensWithTheBacklogThatAReloadBrings) {
     service.limits.backlog = 7;
     ASSERT_TRUE(apply());

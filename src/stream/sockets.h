@@ -22,6 +22,11 @@ inline void send_at_once(int descriptor) {
     set_option(descriptor, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
+// `mss`: what the peer is told, and what is sent; a listener's accepted sockets inherit it. 0 takes a limit back.
+inline void limit_segments(int descriptor, const Service& service) {
+    set_option(descriptor, IPPROTO_TCP, TCP_MAXSEG, service.mss.value_or(0));
+}
+
 // `ask`: getsockname or getpeername. Nothing: there is no such end (any more).
 inline std::optional<SocketAddress> address_of(int descriptor, decltype(getsockname)* ask) {
     sockaddr_storage storage{};

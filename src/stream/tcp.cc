@@ -143,6 +143,7 @@ int TcpProxy::start_attempt(Connection& connection) {
     if (descriptor < 0) return errno;
     const StreamSettings& settings = connection.service->view->settings->stream;
     send_at_once(descriptor);
+    if (connection.service->service().mss) limit_segments(descriptor, connection.service->service());
     if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) != 0 && errno != EINPROGRESS) {
         const int error = errno;
         close(descriptor);

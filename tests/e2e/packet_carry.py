@@ -179,6 +179,19 @@ class Carry(PacketPlane):
         netns(self.client, "ethtool", "-K", "up0", "tx", "on", "gro", "off")
         self.check_narrow_link(mode="tc")
 
+    def test_the_largest_segment_that_both_sides_are_told(self):
+        echo = self.serve(lambda: Echo(host=SERVER))
+        for port, mode in ((80, "native"), (81, "tc")):
+            netns(self.client, "ethtool", "-K", "up0", "tx", "off" if mode == "native" else "on")
+            web = service((SERVER, echo.port), listen=f"{VIP}:{port}", mss=1200)
+            running = self.begin(web, mode=mode)
+            client = self.dial(web)
+            self.assert_echo(client)
+            # Less what timestamps take.
+            self.assertEqual(1188, client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG), mode)
+            running.stop()
+            self.detach(running)
+
     @proxy.requires("traceroute")
     def test_traceroute_sees_the_service_address(self):
         echo = self.serve(lambda: Datagrams(host=SERVER))

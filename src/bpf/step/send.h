@@ -1,6 +1,7 @@
 // send: what was decided of a packet is carried out.
 #pragma once
 
+#include "bpf/step/clamp.h"
 #include "bpf/step/decide.h"
 #include "bpf/step/encapsulate.h"
 #include "bpf/step/tell_sender.h"
@@ -58,6 +59,11 @@ inlined enum outcome forward(void* context, enum hook hook, struct cursor frame,
     if (unlikely(way >= 0)) return refuse(d->service, way);
     if (way == way_known && is_too_large(context, hook, p, room_on_link(context, hook, p, &d->to, hop)))
         return refuse_and_tell(context, hook, p, d, packet_verdict_oversized, hop->mtu - overhead_of(p, &d->to));
+    if (unlikely(p->tcp_flags & tcp_syn)) {
+        if (!(hook == hook_xdp ? clamp_at_xdp(context, p, d->service) : clamp_at_tc(context, p, d->service)))
+            return refuse(d->service, packet_verdict_internal_error);
+        frame = frame_of(context, hook);
+    }
     if (!change(context, hook, frame, p, &d->to)) return refuse(d->service, packet_verdict_internal_error);
     count_packet(d->service, d->endpoint, d->direction, p->length);
     return way == way_known ? send(context, hook, hop) : outcome_redirect;
