@@ -7,15 +7,6 @@
 #include "bpf/lib/hook.h"
 #include "bpf/step/forward.h"
 
-struct outer_4 {
-    struct iphdr ip;
-    struct udphdr udp;  // with GUE
-};
-struct outer_6 {
-    struct ipv6hdr ip;
-    struct udphdr udp;
-} __attribute__((packed, aligned(4)));
-
 inlined __u32 outer_size(bool v6, __u8 tunnel) {
     const __u32 ip = v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
     return tunnel == forwarding_dsr_gue ? ip + sizeof(struct udphdr) : ip;
@@ -25,12 +16,23 @@ inlined __u32 overhead_of(const struct packet* p, const struct rewriting* to) {
     return to->tunnel ? outer_size(p->v6, to->tunnel) : 0;
 }
 
+inlined bool write_type(struct cursor frame, bool v6) {
+    struct ethhdr* ethernet = header_at(frame, 0, sizeof(*ethernet));
+    if (!ethernet) return false;
+    ethernet->h_proto = v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+    return true;
+}
+
 // The kernel is told what lies inside, so that it can cut what it has put together, and complete a checksum inside. Of
 // TCP it then makes smaller segments, which still fit the link; datagrams keep their sizes.
 inlined bool grow(void* context, enum hook hook, const struct packet* p, __u8 tunnel) {
     const __u32 size = outer_size(p->v6, tunnel);
-    if (hook == hook_xdp)
-        return bpf_xdp_adjust_head(context, -(int)size) == 0 && move_to_front(context, hook, p->network, size);
+    if (hook == hook_xdp) {
+        if (bpf_xdp_adjust_head(context, -(int)size) != 0) return false;
+        // Most frames have no tag; their addresses are written as they are sent.
+        return likely(p->network == ETH_HLEN) ? write_type(frame_of(context, hook), p->v6)
+                                              : move_to_front(context, hook, p->network, size);
+    }
     // Behind a tag the kernel does not look (it has taken the outermost out of the frame before).
     if (p->network != ETH_HLEN)
         return !CONTEXT_WORD(context, struct __sk_buff, gso_size) && bpf_skb_change_head(context, size, 0) == 0 &&
@@ -69,57 +71,67 @@ inlined bool pass_hop_6(struct cursor frame, const struct packet* p, struct inne
     inner->marks = (__u8)(bpf_ntohs(words[0]) >> 4);
     inner->outer_sum = (__u64)words[0] + words[1] + words[3] + (__u16)~bpf_htons(ip->nexthdr);
     inner->summed = !p->fragment && p->transport - p->network == sizeof(*ip);
-    if (p->protocol != IPPROTO_UDP) return true;
+    if (!inner->summed || p->protocol != IPPROTO_UDP) return true;
     const struct udphdr* udp = header_at(frame, p->transport, sizeof(*udp));
     if (!udp) return false;
     inner->summed &= udp->check && udp->len == ip->payload_len;
     return true;
 }
 
-inlined struct udphdr outer_udp(const struct packet* p, const struct rewriting* to) {
-    return (struct udphdr){.source = to->source_port_be,
-                           .dest = to->destination_port_be,
-                           .len = bpf_htons(sizeof(struct udphdr) + p->length)};
+// Not to be cut on the way, so that it needs no identification (RFC 6864); who sends more than fits is told.
+inlined bool write_outer_4(struct cursor frame, const struct packet* p, const struct rewriting* to,
+                           const struct inner* inner) {
+    __be32* ip = header_at(frame, p->network, sizeof(struct iphdr));
+    if (!ip) return false;
+    const __u8 protocol = to->tunnel == forwarding_dsr_gue ? IPPROTO_UDP : IPPROTO_IPIP;
+    const __be32 first = bpf_htonl(0x45 << 24 | inner->marks << 16 | (p->length + outer_size(false, to->tunnel)));
+    const __be32 second = bpf_htonl(dont_fragment_4), third = bpf_htonl(own_hop_limit << 24 | protocol << 16);
+    const __be32 source = unmapped(&to->source), destination = unmapped(&to->destination);
+    ip[0] = first;
+    ip[1] = second;
+    ip[2] = third;
+    ip[3] = source;
+    ip[4] = destination;
+    ((struct iphdr*)ip)->check = ~folded((__u64)first + second + third + source + destination);
+    return true;
 }
 
-// Not to be cut on the way, so that it needs no identification (RFC 6864); who sends more than fits is told. UDP
-// without a checksum, as what is inside has its own.
-inlined long write_outer_4(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
+// The flow label holds what tells flows apart (RFC 6438).
+inlined bool write_outer_6(struct cursor frame, const struct packet* p, const struct rewriting* to,
                            const struct inner* inner) {
-    const __u32 size = outer_size(false, to->tunnel);
-    struct outer_4 outer = {.ip = {.version = 4, .ihl = 5, .tos = inner->marks, .ttl = own_hop_limit}};
-    outer.ip.tot_len = bpf_htons(size + p->length);
-    outer.ip.frag_off = bpf_htons(dont_fragment_4);
-    outer.ip.protocol = to->tunnel == forwarding_dsr_gue ? IPPROTO_UDP : IPPROTO_IPIP;
-    outer.ip.saddr = unmapped(&to->source);
-    outer.ip.daddr = unmapped(&to->destination);
-    outer.ip.check = ~folded((__u64)(__u32)bpf_csum_diff(0, 0, (__be32*)&outer.ip, sizeof(outer.ip), 0));
-    if (to->tunnel != forwarding_dsr_gue) return store_bytes(context, hook, p->network, &outer, sizeof(outer.ip));
-    outer.udp = outer_udp(p, to);
-    return store_bytes(context, hook, p->network, &outer, sizeof(outer));
+    struct ipv6hdr* ip = header_at(frame, p->network, sizeof(*ip));
+    if (!ip) return false;
+    const bool gue = to->tunnel == forwarding_dsr_gue;
+    *(__be32*)ip = bpf_htonl(6U << 28 | (__u32)inner->marks << 20 | bpf_ntohs(to->source_port_be));
+    ip->payload_len = bpf_htons(gue ? p->length + sizeof(struct udphdr) : p->length);
+    ip->nexthdr = gue ? IPPROTO_UDP : IPPROTO_IPV6;
+    ip->hop_limit = own_hop_limit;
+    write_address(&ip->saddr, &to->source);
+    write_address(&ip->daddr, &to->destination);
+    return true;
 }
 
-// The flow label holds what tells flows apart (RFC 6438). The checksum is absent where it cannot be known (RFC 6935,
-// RFC 6936): around parts and extension headers, and around what the kernel will cut.
-inlined long write_outer_6(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
-                           const struct inner* inner) {
-    struct outer_6 outer = {.ip = {.version = 6, .hop_limit = own_hop_limit, .nexthdr = IPPROTO_IPV6}};
-    const __u32 first = 6U << 28 | (__u32)inner->marks << 20 | bpf_ntohs(to->source_port_be);
-    *(__be32*)&outer.ip = bpf_htonl(first);
-    outer.ip.payload_len = bpf_htons(p->length);
-    write_address(&outer.ip.saddr, &to->source);
-    write_address(&outer.ip.daddr, &to->destination);
-    if (to->tunnel != forwarding_dsr_gue) return store_bytes(context, hook, p->network, &outer, sizeof(outer.ip));
-    outer.ip.nexthdr = IPPROTO_UDP;
-    outer.udp = outer_udp(p, to);
-    outer.ip.payload_len = outer.udp.len;
-    if (inner->summed && (hook == hook_xdp || !CONTEXT_WORD(context, struct __sk_buff, gso_size))) {
-        __u64 sum = inner->outer_sum + 2 * outer.udp.len + bpf_htons(IPPROTO_UDP) + outer.udp.source + outer.udp.dest;
-        sum = sum_128(sum_128(sum, &to->source), &to->destination);
-        const __u16 checksum = ~folded(sum);
-        outer.udp.check = checksum ? checksum : 0xffff;
-    }
-    return store_bytes(context, hook, p->network, &outer, sizeof(outer));
+// `sum`: of what the checksum covers beside ports and lengths; 0: it is absent, as over IPv4, where what is inside has
+// its own, and where it cannot be known (RFC 6935, RFC 6936).
+inlined bool write_outer_udp(struct cursor frame, const struct packet* p, const struct rewriting* to, __u64 sum) {
+    struct udphdr* udp = header_at(frame, p->network + outer_size(p->v6, to->tunnel) - sizeof(*udp), sizeof(*udp));
+    if (!udp) return false;
+    const __be16 length = bpf_htons(sizeof(*udp) + p->length);
+    udp->source = to->source_port_be;
+    udp->dest = to->destination_port_be;
+    udp->len = length;
+    udp->check = 0;
+    if (!sum) return true;
+    const __u16 checksum = ~folded(sum + 2 * (__u64)length + to->source_port_be + to->destination_port_be);
+    udp->check = checksum ? checksum : 0xffff;
+    return true;
+}
+
+// Around parts and extension headers, and around what the kernel will cut, the checksum is not known.
+inlined __u64 sum_around(void* context, enum hook hook, const struct packet* p, const struct rewriting* to,
+                         const struct inner* inner) {
+    if (!p->v6 || !inner->summed || (hook == hook_tc && CONTEXT_WORD(context, struct __sk_buff, gso_size))) return 0;
+    return sum_128(sum_128(inner->outer_sum + bpf_htons(IPPROTO_UDP), &to->source), &to->destination);
 }
 
 // Ends every pointer into the frame.
@@ -128,7 +140,10 @@ inlined bool encapsulate(void* context, enum hook hook, const struct packet* p, 
     const struct cursor frame = frame_of(context, hook);
     if (!(p->v6 ? pass_hop_6(frame, p, &inner) : pass_hop_4(frame, p, &inner))) return false;
     if (!grow(context, hook, p, to->tunnel)) return false;
-    return (p->v6 ? write_outer_6(context, hook, p, to, &inner) : write_outer_4(context, hook, p, to, &inner)) == 0;
+    const struct cursor grown = frame_of(context, hook);
+    if (!(p->v6 ? write_outer_6(grown, p, to, &inner) : write_outer_4(grown, p, to, &inner))) return false;
+    if (to->tunnel != forwarding_dsr_gue) return true;
+    return write_outer_udp(grown, p, to, sum_around(context, hook, p, to, &inner));
 }
 
 // Functions of their own, for the stack's sake.
