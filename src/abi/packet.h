@@ -347,8 +347,22 @@ struct next_hop {
     __u8 destination[6], source[6];
     __u32 mtu;    // of the way there
     __u64 asked;  // jiffies: when user space was last told of a neighbour from here
+    __u32 tag;    // of its VLAN, as it lies in a frame; 0: none
+    __u32 reserved;
 };
-ABI_ASSERT(sizeof(struct next_hop) == 56, "");
+ABI_ASSERT(sizeof(struct next_hop) == 64, "one cache line");
+
+// A VLAN device (802.1Q, 802.1ad), by its index in `vlans`. XDP sends to the device below it, and puts in the tag.
+struct packet_vlan {
+    __u32 parent;  // 0: no frame can be sent for it at XDP
+    __u32 tag;     // its protocol and number as they lie in a frame, see vlan_tag
+};
+enum { vlan_devices = 1 << 12, vlan_number_mask = 0xfff };
+
+// In network order, without the priority: frames to another link have the least, as the kernel's own.
+abi_inlined __u32 vlan_tag(__u16 protocol_be, __u16 number_be) {
+    return protocol_be | (__u32)number_be << 16;
+}
 
 // --- neighbours ----------------------------------------------------------------------------------------------------
 
@@ -365,7 +379,8 @@ struct neighbour_report {
     __u32 interface;
     __u8 mac[6];
     __u8 known;  // 0: `mac` is what is asked for
-    __u8 reserved[5];
+    __u8 reserved;
+    __u32 tag;  // of the frame by which it showed itself; 0: none
 };
 ABI_ASSERT(sizeof(struct neighbour_report) == 32, "");
 

@@ -70,9 +70,11 @@ const Shape shapes[] = {
     SHAPE(source_key, M(address), M(service), M(reserved)),
     SHAPE(source_flows, M(live), M(since)),
     SHAPE(source_rate, M(packets_due), M(flows_due)),
-    SHAPE(next_hop, M(address), M(until), M(generation), M(interface), M(destination), M(source), M(mtu), M(asked)),
+    SHAPE(next_hop, M(address), M(until), M(generation), M(interface), M(destination), M(source), M(mtu), M(asked),
+          M(tag), M(reserved)),
+    SHAPE(packet_vlan, M(parent), M(tag)),
     SHAPE(packet_interface, M(mac), M(reserved)),
-    SHAPE(neighbour_report, M(address), M(interface), M(mac), M(known), M(reserved)),
+    SHAPE(neighbour_report, M(address), M(interface), M(mac), M(known), M(reserved), M(tag)),
 };
 
 std::vector<Member> members_of(const btf* types, const btf_type* type) {

@@ -42,6 +42,20 @@ bool is_veth(const std::string& name) {
     return socket && ::ioctl(socket.get(), SIOCETHTOOL, &request) == 0 && std::string_view(driver.driver) == "veth";
 }
 
+// Whether the card takes a frame's tag out before XDP sees it.
+bool takes_tags_off(const std::string& name) {
+    const Descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ethtool_value flags{.cmd = ETHTOOL_GFLAGS};
+    ifreq request{};
+    name.copy(request.ifr_name, sizeof request.ifr_name - 1);
+    request.ifr_data = reinterpret_cast<char*>(&flags);
+    return socket && ::ioctl(socket.get(), SIOCETHTOOL, &request) == 0 && (flags.data & ETH_FLAG_RXVLAN) != 0;
+}
+
+bool carries_vlans(const Vlans& vlans, unsigned index) {
+    return std::any_of(vlans.begin(), vlans.end(), [&](const auto& one) { return one.second.below == index; });
+}
+
 }  // namespace
 
 Interfaces::Interfaces(telemetry::Log& log, std::vector<std::string> names, PacketMode mode) : log_(log), mode_(mode) {
@@ -109,6 +123,21 @@ bool Interfaces::complete(const Attacher& attacher) const {
     return std::all_of(members_.begin(), members_.end(), [&](const Member& member) {
         return member.attachment && attacher.still_attached(*member.attachment);
     });
+}
+
+std::vector<std::string> Interfaces::notes_on(const Vlans& vlans) const {
+    std::vector<std::string> notes;
+    for (const Member& member : members_) {
+        if (!member.attachment || !is_xdp(member.attachment->way)) continue;
+        if (notes.empty()) notes = out_of_reach(vlans);
+        if (!carries_vlans(vlans, member.attachment->interface_index)) continue;
+        if (is_veth(member.name) || !takes_tags_off(member.name)) continue;
+        notes.push_back(
+            fmt::format("interface {} carries VLANs, and its card takes tags off before XDP sees them: the proxy's own "
+                        "answers to ARP, ping and the like would leave without: ethtool -K {} rxvlan off",
+                        member.name, member.name));
+    }
+    return notes;
 }
 
 std::vector<InterfaceStatus> Interfaces::status() const {

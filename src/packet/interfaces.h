@@ -10,6 +10,7 @@
 #include "packet/attach.h"
 #include "packet/programs.h"
 #include "packet/status.h"
+#include "packet/vlans.h"
 #include "telemetry/log.h"
 
 namespace marchproxy::packet {
@@ -29,6 +30,9 @@ class Interfaces {
     bool complete(const Attacher& attacher) const;
 
     std::vector<InterfaceStatus> status() const;
+
+    // What of these cannot be carried where XDP is attached, and what to do.
+    std::vector<std::string> notes_on(const Vlans& vlans) const;
 
   private:
     struct Member {

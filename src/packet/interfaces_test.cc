@@ -140,6 +140,19 @@ TEST_F(InterfacesTest, NoticeThatSomebodyTookAProgramAway) {
     EXPECT_TRUE(interfaces.complete(*attacher));
 }
 
+TEST_F(InterfacesTest, SayWhichVlansXdpCannotSendBy) {
+    Vlans vlans{{100, {.name = "near.7", .below = ::if_nametoindex("near"), .tag = 1}}};
+    Interfaces at_xdp(log, {"near"}, PacketMode::generic);
+    at_xdp.attach(*attacher, *programs);
+    EXPECT_THAT(at_xdp.notes_on(vlans), IsEmpty()) << "a veth pair has no card that takes tags off";
+    vlans[101] = {.name = "near.7.8", .below = 100, .tag = 2};
+    EXPECT_THAT(at_xdp.notes_on(vlans), ElementsAre(HasSubstr("near.7.8")));
+    attacher->detach_all();
+    Interfaces at_tc(log, {"near"}, PacketMode::tc);
+    at_tc.attach(*attacher, *programs);
+    EXPECT_THAT(at_tc.notes_on(vlans), IsEmpty()) << "the kernel puts both tags in";
+}
+
 TEST_F(InterfacesTest, NoneIsComplete) {
     Interfaces none(log, {}, PacketMode::generic);
     none.attach(*attacher, *programs);

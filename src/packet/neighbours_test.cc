@@ -33,7 +33,8 @@ class NeighboursTest : public testing::Namespace {
                 .interface = ::if_nametoindex("near"),
                 .mac = {2, 0, 0, 0, 0, last_of_mac},
                 .known = known,
-                .reserved = {}};
+                .reserved = {},
+                .tag = 0};
     }
     static bool set(const std::string& entry) { return testing::run("ip neigh replace dev near " + entry); }
 

@@ -114,12 +114,24 @@ TEST_P(Dsr, GoesInsideAnother) {
         goes_inside("padding", t, sent.udp(5000, 80).padding(9), sent.ttl(63).udp(5000, 80).padding(9));
         goes_inside("no checksum", t, sent.udp(5000, 80).without_checksum(),
                     sent.ttl(63).udp(5000, 80).without_checksum(), false);
-        goes_inside("a tag", t, sent.vlan(7).udp(5000, 80), sent.vlan(7).ttl(63).udp(5000, 80));
     }
     const Frame options = eth().ipv4(client, "10.0.0.3").ip_options({1, 1, 1, 0});
     goes_inside("IP options", tunnels[0], options.udp(5000, 80), options.ttl(63).udp(5000, 80));
     const Frame extended = eth().ipv6(client6, "2001:db8:a::4").extension(60, Bytes(6));
     goes_inside("extension headers", tunnels[3], extended.udp(5000, 80), extended.ttl(63).udp(5000, 80), false);
+}
+
+// Also around a tag and behind one.
+TEST_P(Dsr, TagsAreThoseOfTheWayToTheEndpoint) {
+    for (const bool tagged : {false, true}) {
+        if (tagged) stands_for("back", "back_peer", 200);
+        for (const Tunnel& t : tunnels)
+            for (const Frame& from : {t.from_client(), t.from_client().vlan(7), t.from_client().vlan(7).vlan(8)}) {
+                const Frame to = tagged ? into(t.from_client(), 200) : t.from_client();
+                goes_inside("UDP", t, from.udp(5000, 80), to.ttl(63).udp(5000, 80));
+                goes_inside("TCP", t, from.tcp(5000, 80, syn), to.ttl(63).tcp(5000, 80, syn));
+            }
+    }
 }
 
 TEST_P(Dsr, MarksGoOn) {
@@ -231,8 +243,8 @@ TEST_P(Dsr, ErrorsAboutAnswersGoToTheEndpoint) {
 }
 
 // What a router on the way to the endpoint says of a packet that went inside another, whole or only its first bytes.
-Bytes error_inside(const Tunnel& t, const Bytes& sent, const Icmp& icmp, size_t most = 500) {
-    const Frame router = t.v6 ? eth().ipv6("2001:db8:e::99", t.source) : eth().ipv4("10.1.0.99", t.source);
+Bytes error_inside(const Tunnel& t, const Bytes& sent, const Icmp& icmp, size_t most = 500, const Frame& link = eth()) {
+    const Frame router = t.v6 ? link.ipv6("2001:db8:e::99", t.source) : link.ipv4("10.1.0.99", t.source);
     const Bytes quoted(sent.begin() + ethernet,
                        sent.begin() + static_cast<long>(std::min(sent.size(), ethernet + most)));
     return icmp_message(router.payload({quoted.begin(), quoted.end()}), icmp);
@@ -280,6 +292,21 @@ TEST_P(Dsr, ErrorsAboutTheTunnelGoToTheClient) {
         Bytes as_other = around(other, other.from_client().tcp(5000, 80, ack).payload(std::string(900, 'x')), {});
         as_other[ethernet + (t.v6 ? 39 : 19)] = sent[ethernet + (t.v6 ? 39 : 19)];
         passes("inside what this endpoint's packets are not inside", error_inside(t, as_other, icmp), "back");
+    }
+}
+
+TEST_P(Dsr, ErrorsAboutTheTunnelGoIntoTheClientsVlan) {
+    stands_for("front", "front_peer", 100);
+    for (const Tunnel& t : tunnels) {
+        const Frame up = t.from_client().tcp(5000, 80, ack).payload(std::string(900, 'x'));
+        const Bytes sent = run_alone(up).frame;
+        const Frame down = into(t.v6 ? eth().ipv6(t.service, t.client) : eth().ipv4(t.service, t.client), 100);
+        const Icmp said = t.v6 ? Icmp{true, 1} : Icmp{false, 11},
+                   is = t.v6 ? Icmp{true, 1, 0, 3} : Icmp{false, 3, 0, 1};
+        const Bytes expected = told(down.from(front_mac, front_gateway), is, quote(up.ttl(63), 500 - t.header()));
+        goes(t.name, error_inside(t, sent, said), "back", expected);
+        // At TC the one tag that there is is beside the frame, which has none.
+        if (GetParam() == Hook::xdp) goes(t.name, error_inside(t, sent, said, 500, eth().vlan(200)), "back", expected);
     }
 }
 

@@ -22,15 +22,6 @@ Frame out6(const Frame& f) {
     return f.ipv6(source6, "2001:db8:e::1").ttl(63);
 }
 
-TEST_P(Headers, VlanTagsStay) {
-    const Frame one = eth().vlan(7), two = eth().vlan(100).vlan(4094), three = eth().vlan(1).vlan(2).vlan(3);
-    goes_up("one", up4(one).udp(5000, 80), out4(one).udp(5000, 8080));
-    goes_up("two", up4(two).udp(5000, 80), out4(two).udp(5000, 8080));
-    goes_up("one, IPv6", up6(one).tcp(5000, 80, syn), out6(one).tcp(5000, 8080, syn));
-    goes_up("two, IPv6", up6(two).tcp(5000, 80, syn), out6(two).tcp(5000, 8080, syn));
-    passes("three are not ours", up4(three).udp(5000, 80));
-}
-
 TEST_P(Headers, Ipv4OptionsStay) {
     const Bytes router_alert{0x94, 4, 0, 0}, most(40, 1);
     for (const Bytes& options : {router_alert, most}) {

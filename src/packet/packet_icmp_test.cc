@@ -110,7 +110,7 @@ TEST_P(IcmpErrors, WhateverStandsBeforeAndWithinTheHeaders) {
     };
     const Frame in = eth().ipv4(cast.router, source).ttl(60), out = eth().ipv4(cast.router, client).ttl(59);
     const Bytes options(12, 1);
-    row("a tag", in.vlan(7), out.vlan(7), cast, cast.asked_onward(), cast.asked());
+    row("a tag", in.vlan(7), out, cast, cast.asked_onward(), cast.asked());
     row("options before", in.ip_options(options), out.ip_options(options), cast, cast.asked_onward(), cast.asked());
     row("options within", in, out, cast, cast.asked_onward().ip_options(options), cast.asked().ip_options(options));
     row("no checksum within", in, out, cast, cast.asked_onward().without_checksum(), cast.asked().without_checksum());

@@ -10,6 +10,7 @@ constexpr const char *vip = "10.0.0.1", *vip6 = "2001:db8:a::1", *asker = "192.0
 constexpr Mac own{2, 0, 0, 0, 0xf, 1}, broadcast{255, 255, 255, 255, 255, 255}, nobody{};
 constexpr Mac solicited_node{0x33, 0x33, 0xff, 0, 0, 1}, all_nodes{0x33, 0x33, 0, 0, 0, 1};
 constexpr Mac asker_mac{2, 0, 0, 0, 0, 0xaa}, another{2, 0, 0, 0, 0, 0xbb};
+const uint32_t tag_7 = abi::vlan_tag(htons(0x8100), htons(7));
 
 // RFC 826.
 struct Arp {
@@ -78,12 +79,13 @@ class Resolve : public Plane {
         EXPECT_EQ(hex(outcome.frame), hex(answer)) << row;
         EXPECT_TRUE(outcome.refusals.empty()) << row;
     }
-    void tells(const char* row, const char* address, const Mac& mac) {
+    void tells(const char* row, const char* address, const Mac& mac, uint32_t tag = 0) {
         const auto told = take_neighbours();
         ASSERT_EQ(told.size(), 1u) << row;
         EXPECT_EQ(to_string(from_abi(told[0].address)), address) << row;
         EXPECT_EQ(told[0].interface, ::if_nametoindex("front")) << row;
         EXPECT_EQ(told[0].known, 1) << row;
+        EXPECT_EQ(told[0].tag, tag) << row;
         EXPECT_EQ(Mac(std::to_array(told[0].mac)), mac) << row;
         forget_next_hops();
     }
@@ -106,10 +108,16 @@ TEST_P(Resolve, ArpIsAnswered) {
     padded_answer.resize(60, 0x77);
     answers("padded", padded, padded_answer);
     tells("padded", asker, asker_mac);
-    // The kernel sends by an interface that stands for the tag.
+    // The kernel sends by an interface that stands for the tag, which the priority is no part of.
     answers("tagged", arp(eth().vlan(7).from(asker_mac, broadcast), {}),
             arp(eth().vlan(7).from(own, asker_mac), reply));
-    tells_nothing("tagged");
+    tells("tagged", asker, asker_mac, tag_7);
+    answers("tagged, with a priority", arp(eth().vlan(7 << 13 | 7).from(asker_mac, broadcast), {}),
+            arp(eth().vlan(7 << 13 | 7).from(own, asker_mac), reply));
+    tells("tagged, with a priority", asker, asker_mac, tag_7);
+    answers("tagged twice", arp(eth().vlan(7).vlan(8).from(asker_mac, broadcast), {}),
+            arp(eth().vlan(7).vlan(8).from(own, asker_mac), reply));
+    tells_nothing("tagged twice");
     // RFC 5227: whether the address is free. It is not.
     answers(
         "probe", arp(eth().from(asker_mac, broadcast), {.sender_address = "0.0.0.0"}),
@@ -162,7 +170,7 @@ TEST_P(Resolve, SolicitationsAreAnswered) {
     }
     answers("tagged", solicitation(to_group.vlan(7), asker6, solicited_node6, source_option),
             advertisement(eth().vlan(7).from(own, asker_mac), asker6, solicited | overriding));
-    tells_nothing("tagged");
+    tells("tagged", asker6, asker_mac, tag_7);
     // RFC 4862 5.4: whether the address is free. All nodes are told that it is not.
     const Bytes defended = advertisement(eth().from(own, all_nodes), "ff02::1", overriding);
     answers("probe", solicitation(to_group, "::", solicited_node6, {}), defended);

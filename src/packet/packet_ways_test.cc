@@ -23,13 +23,6 @@ class Ways : public Plane {
         std::ifstream("/proc/sys/net/" + path) >> value;
         return value;
     }
-    static abi::next_hop hop_of(uint32_t endpoint) {
-        std::vector<abi::next_hop> hops(static_cast<size_t>(libbpf_num_possible_cpus()));
-        bpf_map_lookup_elem(programs->map("next_hops"), &endpoint, hops.data());
-        for (const abi::next_hop& hop : hops)
-            if (hop.interface) return hop;
-        return {};
-    }
     // A client begins a flow, and its endpoint answers.
     static Frame request(bool v6, const char* from) {
         return (v6 ? eth().ipv6(from, "2001:db8:a::1") : eth().ipv4(from, "10.0.0.1")).udp(5000, 80);

@@ -218,15 +218,25 @@ bool Plane::Implementation::turn() {
 
 void Plane::Implementation::follow_kernel() {
     const Changes changes = watch_->read();
+    if (changes.links || changes.everything) tell_vlans();
     if (changes.any()) programs_->routes_changed();
     if (changes.links || changes.addresses || changes.routes || changes.everything) {
         network_moved_ = true;
         look_after_at_ = std::min(look_after_at_, Clock::now() + soon);
     }
     if (!changes.interfaces.empty()) interfaces_->attach(*attacher_, *programs_);
-    const auto taken =
-        programs_->take_neighbours([this](const abi::neighbour_report& report) { neighbours_.take(report); });
+    const auto taken = programs_->take_neighbours([this](abi::neighbour_report report) {
+        // Of a VLAN that the machine is not in, it needs to know nobody.
+        report.interface = device_of(watch_->vlans(), report.interface, report.tag);
+        if (report.interface != 0) neighbours_.take(report);
+    });
     if (!taken.ok()) log_.limited(LogLevel::error, "packet-neighbours", taken.error());
+}
+
+// Before the programs ask for routes anew, which may lead by new ones.
+void Plane::Implementation::tell_vlans() {
+    if (const auto told = programs_->set_vlans(records_of(watch_->vlans())); !told.ok())
+        log_.limited(LogLevel::error, "packet-vlans", told.error());
 }
 
 // Whether the machine's addresses, or those by which it speaks to endpoints, are others than the plan has. Asking costs

@@ -190,6 +190,7 @@ Result<void> Plane::Implementation::take_over(const Subject& subject) {
     auto watch = NetworkWatch::open();
     if (!watch.ok()) return Error{watch.error()};
     watch_ = std::move(*watch);
+    tell_vlans();
     return {};
 }
 

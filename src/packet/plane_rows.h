@@ -19,6 +19,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -116,6 +117,8 @@ class Plane : public ::testing::TestWithParam<Hook> {
             programs.emplace(std::move(*loaded));
             loaded_for_ = capacity.nat_ports;
         }
+        vlans_.clear();
+        expect(programs->set_vlans({}));
         forget_next_hops(capacity);
         chunks_of(*programs, "client_flows").clear();
         chunks_of(*programs, "endpoint_flows").clear();
@@ -158,6 +161,24 @@ class Plane : public ::testing::TestWithParam<Hook> {
         made.forwarding = places[index].forwarding;
         made.ring = uint64_t{index} << 32 | 1;
         return made;
+    }
+    // From now on `device` is a VLAN device on `parent`, as far as the programs know: a kernel need not have any. XDP
+    // is to send by the one below, TC goes on giving it the packet.
+    static void stands_for(const char* device, const char* parent, uint16_t id, uint16_t protocol = 0x8100) {
+        const abi::packet_vlan vlan{parent ? ::if_nametoindex(parent) : 0, abi::vlan_tag(htons(protocol), htons(id))};
+        vlans_[::if_nametoindex(device)] = vlan;
+        expect(programs->set_vlans(vlans_));
+        programs->routes_changed();
+    }
+    // The frame as the programs send it towards that VLAN.
+    static Frame into(const Frame& frame, uint16_t id) { return GetParam() == Hook::xdp ? frame.vlan(id) : frame; }
+    // Where one CPU remembers to send what is for an endpoint.
+    static abi::next_hop hop_of(uint32_t endpoint) {
+        std::vector<abi::next_hop> hops(static_cast<size_t>(libbpf_num_possible_cpus()));
+        bpf_map_lookup_elem(programs->map("next_hops"), &endpoint, hops.data());
+        for (const abi::next_hop& hop : hops)
+            if (hop.interface) return hop;
+        return {};
     }
     // What the programs remember of them, and of whom they asked for.
     static void forget_next_hops(const Capacity& capacity = small) {
@@ -327,6 +348,7 @@ class Plane : public ::testing::TestWithParam<Hook> {
     }
 
     static inline uint16_t loaded_for_ = 0;
+    static inline std::map<unsigned, abi::packet_vlan> vlans_;
     Descriptor outside_;
     cpu_set_t cpus_{};  // before
     bool inside_ = false;

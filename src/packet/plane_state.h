@@ -81,6 +81,7 @@ class Plane::Implementation {
     // Programs may be loaded for a snapshot that was prepared only: then there is nothing to look after.
     bool works() const { return programs_ && !paused && current_ && current_->any(); }
     void follow_kernel();
+    void tell_vlans();
     bool addresses_moved();
     void sweep(TimePoint now);
     void look_after(TimePoint now);

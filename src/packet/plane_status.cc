@@ -85,6 +85,9 @@ Status Plane::Implementation::status() const {
     if (!failure_.empty()) status.notes.push_back(failure_);
     for (const InterfaceStatus& interface : status.interfaces)
         if (!interface.problem.empty()) status.notes.push_back("packet plane: " + interface.problem);
+    if (watch_)
+        for (const std::string& note : interfaces_->notes_on(watch_->vlans()))
+            status.notes.push_back("packet plane: " + note);
     for (const std::string& problem : neighbours_.problems())
         status.notes.push_back("packet plane: " + problem);
     return status;

@@ -165,7 +165,7 @@ void settle(packet_bpf& skeleton, const MapsMade& made) {
 bool passing(const bpf_map* map) {
     const std::string_view name = bpf_map__name(map);
     return bpf_map__is_internal(map) || name == "next_hops" || name == "neighbours" || name == "interfaces" ||
-           name == "fragments" || name == "tells";
+           name == "vlans" || name == "fragments" || name == "tells";
 }
 
 Result<void> pin_maps(packet_bpf& skeleton, const PinnedMaps& pins) {
@@ -366,6 +366,25 @@ Result<void> Programs::set_interface(uint32_t index, const std::array<uint8_t, 6
     abi::packet_interface answers{};
     std::memcpy(answers.mac, mac.data(), mac.size());
     return write(skeleton_->maps.interfaces, index, answers);
+}
+
+Result<void> Programs::set_vlans(const std::map<unsigned, abi::packet_vlan>& vlans) {
+    const int map = bpf_map__fd(skeleton_->maps.vlans);
+    uint32_t key = 0, next = 0;
+    bool more = bpf_map_get_next_key(map, nullptr, &next) == 0;
+    while (more) {
+        key = next;
+        more = bpf_map_get_next_key(map, &key, &next) == 0;  // before it is gone, or all would begin again
+        if (!vlans.contains(key)) bpf_map_delete_elem(map, &key);
+    }
+    for (const auto& [index, vlan] : vlans) {
+        if (bpf_map_update_elem(map, &index, &vlan, BPF_ANY) == 0) continue;
+        if (errno != E2BIG) return failed(fmt::format("writing VLAN interface {}", index), errno);
+        return Error{
+            fmt::format("packet plane: there are {} VLAN interfaces, and room for {}; XDP sends nothing by the others",
+                        vlans.size(), uint32_t{abi::vlan_devices})};
+    }
+    return {};
 }
 
 void Programs::bounce_by_redirect() {

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 
@@ -42,6 +43,9 @@ class Programs {
     Result<void> set_directory(const abi::directory& directory);
     // By which the packet plane answers for the services' addresses on an interface; without, the stack is asked.
     Result<void> set_interface(uint32_t index, const std::array<uint8_t, 6>& mac);
+
+    // The VLAN devices that there are by now, by index.
+    Result<void> set_vlans(const std::map<unsigned, abi::packet_vlan>& vlans);
 
     // For interfaces whose driver needs it; see bpf/lib/hook.h.
     void bounce_by_redirect();

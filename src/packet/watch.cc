@@ -56,16 +56,21 @@ void note_neighbour(const netlink::Message& message, Changes& changes) {
     if (neighbour && (neighbour->ndm_family == AF_INET || neighbour->ndm_family == AF_INET6)) changes.neighbours = true;
 }
 
-// Whether `names` could be read: an incomplete list would make interfaces vanish that are there.
-std::optional<InterfaceNames> list_interfaces() {
+struct Listed {
+    InterfaceNames names;
+    Vlans vlans;
+};
+// Nothing where they could not be read: an incomplete list would make interfaces vanish that are there.
+std::optional<Listed> list_interfaces() {
     netlink::Request request(RTM_GETLINK, NLM_F_DUMP);
     request.append(ifinfomsg{});
     const netlink::Answer answer = netlink::ask(request);
     if (answer.error != 0) return std::nullopt;
-    InterfaceNames names;
+    Listed listed;
     Changes ignored;
-    note_changes(answer.replies, names, ignored);
-    return names;
+    note_changes(answer.replies, listed.names, ignored);
+    note_vlans(answer.replies, listed.vlans);
+    return listed;
 }
 
 // IPv4 in its own family, as the kernel wants it.
@@ -193,10 +198,13 @@ Changes NetworkWatch::read() {
         }
         if (length < 0) break;
         if (sender.nl_pid != 0) continue;  // not the kernel
-        if (static_cast<size_t>(length) > buffer.size())
+        if (static_cast<size_t>(length) > buffer.size()) {
             list_again(changes);
-        else
-            note_changes(netlink::Bytes(buffer).first(static_cast<size_t>(length)), names_, changes);
+            continue;
+        }
+        const netlink::Bytes datagram = netlink::Bytes(buffer).first(static_cast<size_t>(length));
+        note_changes(datagram, names_, changes);
+        note_vlans(datagram, vlans_);
     }
     return changes;
 }
@@ -204,12 +212,13 @@ Changes NetworkWatch::read() {
 // After messages were lost: what the interfaces are now, against what was known.
 void NetworkWatch::list_again(Changes& changes) {
     changes.everything = true;
-    const auto now = list_interfaces();
+    auto now = list_interfaces();
     if (!now) return;
+    vlans_ = std::move(now->vlans);
     const InterfaceNames before = names_;
     for (const auto& [index, name] : before)
-        if (!now->contains(index)) vanish(index, names_, changes);
-    for (const auto& [index, name] : *now)
+        if (!now->names.contains(index)) vanish(index, names_, changes);
+    for (const auto& [index, name] : now->names)
         appear(index, name, names_, changes);
 }
 

@@ -14,6 +14,7 @@
 #include "model/descriptor.h"
 #include "model/result.h"
 #include "packet/netlink.h"
+#include "packet/vlans.h"
 
 namespace marchproxy::packet {
 
@@ -52,6 +53,7 @@ class NetworkWatch {
     // Everything that waits, at most `datagrams_at_once` datagrams; what is left keeps the descriptor readable.
     Changes read();
     const InterfaceNames& interfaces() const { return names_; }
+    const Vlans& vlans() const { return vlans_; }
 
   private:
     static constexpr int datagrams_at_once = 256;
@@ -61,6 +63,7 @@ class NetworkWatch {
 
     Descriptor socket_;
     InterfaceNames names_;
+    Vlans vlans_;
 };
 
 struct NextHop {

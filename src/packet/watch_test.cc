@@ -161,6 +161,22 @@ TEST_F(Watch, ReportsInterfacesThatComeAndGo) {
     EXPECT_THAT(changes.interfaces, Contains(returned));
 }
 
+TEST_F(Watch, KnowsVlansThatComeAndGo) {
+    if (!testing::run("ip link add link near name near.7 type vlan id 7")) GTEST_SKIP() << "no VLAN devices here";
+    NetworkWatch watch = open();
+    ASSERT_EQ(watch.vlans().size(), 1u) << "that was there before";
+    const Vlan seven = watch.vlans().begin()->second;
+    EXPECT_EQ(seven.name, "near.7");
+    EXPECT_EQ(seven.below, ::if_nametoindex("near"));
+    EXPECT_EQ(seven.tag, abi::vlan_tag(htons(0x8100), htons(7)));
+    ASSERT_TRUE(testing::run("ip link add link near name provider type vlan proto 802.1ad id 8"));
+    wait(watch, [&](const Changes&) { return watch.vlans().size() == 2; });
+    EXPECT_TRUE(watch.vlans().contains(::if_nametoindex("provider")));
+    ASSERT_TRUE(testing::run("ip link del near.7 && ip link del provider"));
+    wait(watch, [&](const Changes&) { return watch.vlans().empty(); });
+    EXPECT_THAT(watch.vlans(), IsEmpty());
+}
+
 TEST_F(Watch, ReportsAddressesRoutesAndNeighbours) {
     NetworkWatch watch = open();
     ASSERT_TRUE(testing::run("ip address add 10.9.0.1/24 dev near"));

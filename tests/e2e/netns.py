@@ -81,11 +81,14 @@ class World(proxy.ProxyTest):
 
     def link(self, outer, outer_name, outer4, outer6, inner_name, inner4, inner6):
         ip("-n", outer, "link", "add", outer_name, "type", "veth", "peer", "name", inner_name, "netns", self.middle)
-        for name, device, addresses in ((outer, outer_name, (outer4, outer6)), (self.middle, inner_name, (inner4, inner6))):
-            for address in addresses:
-                nodad = ("nodad",) if ":" in address else ()
-                ip("-n", name, "address", "add", address, "dev", device, *nodad)
-            ip("-n", name, "link", "set", device, "up")
+        self.give_addresses(outer, outer_name, outer4, outer6)
+        self.give_addresses(self.middle, inner_name, inner4, inner6)
+
+    def give_addresses(self, name, device, four, six):
+        ip("-n", name, "address", "add", four, "dev", device)
+        if six:
+            ip("-n", name, "address", "add", six, "dev", device, "nodad")
+        ip("-n", name, "link", "set", device, "up")
 
     def serve(self, make):
         with inside(self.server):

@@ -19,15 +19,18 @@ class PacketPlane(World):
     def setUp(self):
         super().setUp()
         for name in (self.client, self.server):
-            # XDP sees packets before a card has completed their checksums, and veth hands its peer's XDP redirects on
-            # only where it receives by NAPI.
-            netns(name, "ethtool", "-K", "up0", "tx", "off", "gro", "on")
+            self.far_end(name)
         ip("-n", self.client, "route", "add", "default", "via", PROXY)
         ip("-n", self.client, "-6", "route", "add", "default", "via", PROXY6)
         ip("-n", self.server, "route", "add", "default", "via", PROXY_TO_SERVER)
         ip("-n", self.server, "-6", "route", "add", "default", "via", "fd93:2::1")
         netns(self.middle, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv6.conf.all.accept_dad=0")
         self.pin = f"/sys/fs/bpf/mp-e2e-{os.getpid()}-{id(self)}"
+
+    def far_end(self, name):
+        # XDP sees packets before a card has completed their checksums, and veth hands its peer's XDP redirects on only
+        # where it receives by NAPI.
+        netns(name, "ethtool", "-K", "up0", "tx", "off", "gro", "on")
 
     def begin(self, *services, settings=None, **packet):
         keys = {"interfaces": ["client0", "server0"], "pin": self.pin, "max_flows": 200_000, "mode": "native", **packet}

@@ -57,6 +57,15 @@ struct {
     __type(value, struct packet_interface);
 } interfaces SEC(".maps");
 
+// The VLAN devices, by their indexes.
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, vlan_devices);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, __u32);
+    __type(value, struct packet_vlan);
+} vlans SEC(".maps");
+
 // struct neighbour_report, for user space.
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);

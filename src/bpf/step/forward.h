@@ -91,7 +91,8 @@ inlined __u32 hop_slot_of_client(const struct address* client) {
 
 // Tells user space of a neighbour, by a place in the cache of next hops: at most once a second from each, so that a
 // flood does not fill the ring buffer. `mac` null: it is asked for.
-inlined void tell(struct next_hop* place, const struct address* neighbour, __u32 interface, const __u8* mac) {
+inlined void tell(struct next_hop* place, const struct address* neighbour, __u32 interface, __u32 tag,
+                  const __u8* mac) {
     const __u64 now = bpf_jiffies64();
     if (now - place->asked < next_hop_jiffies) return;
     place->asked = now;
@@ -100,6 +101,7 @@ inlined void tell(struct next_hop* place, const struct address* neighbour, __u32
     __builtin_memset(report, 0, sizeof(*report));
     report->address = *neighbour;
     report->interface = interface;
+    report->tag = tag;
     report->known = mac != 0;
     if (mac) __builtin_memcpy(report->mac, mac, ETH_ALEN);
     bpf_ringbuf_submit(report, 0);
@@ -111,11 +113,20 @@ inlined void ask_for_neighbour(enum hook hook, struct next_hop* hop, const struc
     // The gateway of an IPv4 packet may have an IPv6 address (RFC 8950).
     const struct address neighbour =
         answer->family == family_v4 ? mapped(answer->ipv4_dst) : address_of((const struct in6_addr*)answer->ipv6_dst);
-    tell(hop, &neighbour, answer->ifindex, 0);
+    tell(hop, &neighbour, answer->ifindex, 0, 0);
     if (hook != hook_tc) return;
     struct bpf_redir_neigh to = {.nh_family = answer->family};
     __builtin_memcpy(to.ipv6_nh, answer->ipv6_dst, sizeof(to.ipv6_nh));  // or IPv4's, in its first bytes
     bpf_redirect_neigh(answer->ifindex, &to, sizeof(to), 0);
+}
+
+// A VLAN device takes no frames at XDP: they are for the one below it, with its tag. At TC it does what it always does.
+// False: there is no way by it.
+inlined bool leave_by(enum hook hook, struct next_hop* hop, __u32 interface) {
+    const struct packet_vlan* vlan = hook == hook_xdp ? bpf_map_lookup_elem(&vlans, &interface) : 0;
+    hop->interface = vlan ? vlan->parent : interface;
+    hop->tag = vlan ? vlan->tag : 0;
+    return hop->interface;
 }
 
 // Asked as the machine itself would ask, from the loopback interface: the kernel answers only where the interface given
@@ -138,7 +149,7 @@ inlined enum hop_state ask_routes(void* context, enum hook hook, const struct pa
     const long answer = bpf_fib_lookup(context, &question, sizeof(question), 0);
     if (answer == BPF_FIB_LKUP_RET_NO_NEIGH) ask_for_neighbour(hook, hop, &question);
     if (answer != BPF_FIB_LKUP_RET_SUCCESS) return answer == BPF_FIB_LKUP_RET_NO_NEIGH ? hop_unresolved : hop_none;
-    hop->interface = question.ifindex;
+    if (!leave_by(hook, hop, question.ifindex)) return hop_none;
     hop->mtu = question.mtu_result;
     __builtin_memcpy(hop->destination, question.dmac, ETH_ALEN);
     __builtin_memcpy(hop->source, question.smac, ETH_ALEN);
@@ -169,15 +180,4 @@ inlined enum hop_state next_hop_to(void* context, enum hook hook, const struct p
     hop->generation = routes_generation;
     hop->until = now + next_hop_jiffies;
     return hop_known;
-}
-
-inlined enum outcome send(void* context, enum hook hook, const struct next_hop* hop) {
-    struct cursor frame = frame_of(context, hook);
-    struct ethhdr* ethernet = TAKE(&frame, struct ethhdr);
-    if (!ethernet) return outcome_drop;
-    __builtin_memcpy(ethernet->h_dest, hop->destination, 6);
-    __builtin_memcpy(ethernet->h_source, hop->source, 6);
-    if (hop->interface == ingress_interface(context, hook)) return bounce(context, hook);
-    bpf_redirect(hop->interface, 0);
-    return outcome_redirect;
 }

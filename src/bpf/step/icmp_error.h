@@ -155,7 +155,8 @@ inlined enum outcome forward_error(void* context, enum hook hook, const struct p
     struct next_hop* hop;
     const int way = find_way(context, hook, p, d, &hop);
     if (way >= 0) return refuse(d->service, way);
-    if (!change_error(context, hook, p, &q, &d->to)) return refuse(d->service, packet_verdict_internal_error);
+    if (!change_error(context, hook, p, &q, &d->to) || !fit_link(context, hook, p, hop))
+        return refuse(d->service, packet_verdict_internal_error);
     count_packet(d->service, d->endpoint, d->direction, p->length);
     return way == way_known ? send(context, hook, hop) : outcome_redirect;
 }

@@ -7,6 +7,7 @@
 #include "bpf/step/account.h"
 #include "bpf/step/classify.h"
 #include "bpf/step/forward.h"
+#include "bpf/step/tags.h"
 
 inlined const struct packet_interface* interface_of(void* context, enum hook hook) {
     const __u32 index = ingress_interface(context, hook);
@@ -26,13 +27,29 @@ inlined bool is_multicast(const struct address* a) {
     return (a->word[0] & 0xff) == 0xff;
 }
 
-// Only where the interface is the one that the kernel will send by: behind a tag it is another.
+// The one tag by which the frame came, if any, as it lies in a frame. False: it came by more.
+inlined bool only_tag(void* context, enum hook hook, const struct packet* p, __u32* tag) {
+    *tag = 0;
+    const __u32 within = tags_within(p);
+    if (!(within | tag_beside(context, hook))) return true;
+    if (tag_beside(context, hook)) {
+        const __u16 number = CONTEXT_WORD(context, struct __sk_buff, vlan_tci) & vlan_number_mask;
+        *tag = vlan_tag(CONTEXT_WORD(context, struct __sk_buff, vlan_proto), bpf_htons(number));
+        return !within;
+    }
+    if (within != sizeof(*tag) || load_bytes(context, hook, tag_at, tag, sizeof(*tag)) != 0) return false;
+    *tag &= vlan_tag(0xffff, bpf_htons(vlan_number_mask));
+    return true;
+}
+
+// User space knows which VLAN device it is by which the kernel will send, where there is one.
 inlined void tell_who_asked(void* context, enum hook hook, const struct packet* p, const struct address* asker,
                             const __u8* mac) {
-    if (p->network != ETH_HLEN || (hook == hook_tc && ((struct __sk_buff*)context)->vlan_present)) return;
+    __u32 tag;
+    if (!only_tag(context, hook, p, &tag)) return;
     const __u32 slot = hop_slot_of_client(asker);
     struct next_hop* place = bpf_map_lookup_elem(&next_hops, &slot);
-    if (place) tell(place, asker, ingress_interface(context, hook), mac);
+    if (place) tell(place, asker, ingress_interface(context, hook), tag, mac);
 }
 
 // --- ARP -----------------------------------------------------------------------------------------------------------

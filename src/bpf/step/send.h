@@ -4,6 +4,7 @@
 #include "bpf/step/clamp.h"
 #include "bpf/step/decide.h"
 #include "bpf/step/encapsulate.h"
+#include "bpf/step/tags.h"
 #include "bpf/step/tell_sender.h"
 
 enum { way_known = -1, way_by_kernel = -2 };  // no verdicts
@@ -51,6 +52,24 @@ inlined bool change(void* context, enum hook hook, struct cursor frame, const st
     return unlikely(p->fragment == fragment_later) || rewrite_transport(context, hook, frame, p, to, difference);
 }
 
+// The frame, but for its addresses, becomes one of the next link. At TC a VLAN device puts its tag in itself, also
+// where the kernel is yet to find the neighbour there.
+inlined bool fit_link(void* context, enum hook hook, const struct packet* p, const struct next_hop* hop) {
+    return change_tags(context, hook, p, hook == hook_xdp ? hop->tag : 0);
+}
+
+// Also by another VLAN, it may leave by where it came in.
+inlined enum outcome send(void* context, enum hook hook, const struct next_hop* hop) {
+    struct cursor frame = frame_of(context, hook);
+    struct ethhdr* ethernet = TAKE(&frame, struct ethhdr);
+    if (!ethernet) return outcome_drop;
+    __builtin_memcpy(ethernet->h_dest, hop->destination, 6);
+    __builtin_memcpy(ethernet->h_source, hop->source, 6);
+    if (hop->interface == ingress_interface(context, hook)) return bounce(context, hook);
+    bpf_redirect(hop->interface, 0);
+    return outcome_redirect;
+}
+
 // Nothing is written before it is known that the packet can go.
 inlined enum outcome forward(void* context, enum hook hook, struct cursor frame, const struct packet* p,
                              const struct decision* d) {
@@ -64,7 +83,8 @@ inlined enum outcome forward(void* context, enum hook hook, struct cursor frame,
             return refuse(d->service, packet_verdict_internal_error);
         frame = frame_of(context, hook);
     }
-    if (!change(context, hook, frame, p, &d->to)) return refuse(d->service, packet_verdict_internal_error);
+    if (!change(context, hook, frame, p, &d->to) || !fit_link(context, hook, p, hop))
+        return refuse(d->service, packet_verdict_internal_error);
     count_packet(d->service, d->endpoint, d->direction, p->length);
     return way == way_known ? send(context, hook, hop) : outcome_redirect;
 }

@@ -140,6 +140,7 @@ inlined enum outcome send_to_client(void* context, enum hook hook, const struct 
     struct next_hop* hop;
     const int way = find_way(context, hook, p, d, &hop);
     if (way >= 0) return refuse(d->service, way);
+    if (!fit_link(context, hook, p, hop)) return refuse(d->service, packet_verdict_internal_error);
     count_packet(d->service, d->endpoint, d->direction, length);
     return way == way_known ? send(context, hook, hop) : outcome_redirect;
 }
