@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "model/socket_name.h"
+
 namespace marchproxy::admin {
 
 namespace {
@@ -42,13 +44,6 @@ std::string without_ranges(std::string_view head) {
 
 size_t count_lines(std::string_view text) {
     return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
-}
-
-SocketAddress address_of(int socket, decltype(&getpeername) ask) {
-    sockaddr_storage storage{};
-    socklen_t length = sizeof storage;
-    if (ask(socket, reinterpret_cast<sockaddr*>(&storage), &length) != 0) return {};
-    return SocketAddress::from(storage);
 }
 
 }  // namespace
@@ -158,13 +153,13 @@ ssize_t HttpConnection::write(const char* data, size_t size) {
 }
 
 void HttpConnection::get_remote_ip_and_port(std::string& ip, int& port) const {
-    const SocketAddress address = address_of(socket_, getpeername);
+    const SocketAddress address = address_of(socket_, getpeername).value_or(SocketAddress{});
     ip = to_string(address.ip);
     port = address.port;
 }
 
 void HttpConnection::get_local_ip_and_port(std::string& ip, int& port) const {
-    const SocketAddress address = address_of(socket_, getsockname);
+    const SocketAddress address = address_of(socket_, getsockname).value_or(SocketAddress{});
     ip = to_string(address.ip);
     port = address.port;
 }

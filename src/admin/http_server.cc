@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "model/socket_name.h"
+
 namespace marchproxy::admin {
 
 namespace {
@@ -122,11 +124,7 @@ Result<void> HttpServer::start(const SocketAddress& address) {
 }
 
 uint16_t HttpServer::port() const {
-    if (listener_ < 0) return 0;
-    sockaddr_storage storage{};
-    socklen_t length = sizeof storage;
-    getsockname(listener_, reinterpret_cast<sockaddr*>(&storage), &length);
-    return SocketAddress::from(storage).port;
+    return address_of(listener_, getsockname).value_or(SocketAddress{}).port;
 }
 
 void HttpServer::stop() {

@@ -58,18 +58,6 @@ void print_failure(const std::string& why) {
     fmt::print(stderr, "marchproxy-l3l4: cannot start: {}\n", why);
 }
 
-// A service that has changed its plane is known to both.
-void merge(std::vector<telemetry::ServiceStatus>& services, telemetry::ServiceStatus&& service) {
-    const auto known = std::find_if(services.begin(), services.end(),
-                                    [&](const telemetry::ServiceStatus& one) { return one.name == service.name; });
-    if (known == services.end()) {
-        services.push_back(std::move(service));
-        return;
-    }
-    if (service.listening) std::swap(*known, service);
-    telemetry::absorb(*known, service);
-}
-
 std::string address_of(const AdminSettings& admin) {
     return to_string(SocketAddress{admin.address, admin.port});
 }
@@ -118,7 +106,9 @@ class Daemon::Implementation final : public admin::View {
 
   private:
     admin::Status together(stream::Status&& stream, packet::Status&& packet) const {
-        admin::Status status{.services = std::move(packet.services),
+        for (telemetry::ServiceStatus& service : stream.services)
+            if (service.listening) service.plane_reason = packet_->reason(service.name);
+        admin::Status status{.services = telemetry::joined(std::move(packet.services), std::move(stream.services)),
                              .workers = std::move(stream.workers),
                              .descriptors_used = stream.descriptors_used,
                              .descriptors_limit = stream.descriptors_limit,
@@ -126,10 +116,6 @@ class Daemon::Implementation final : public admin::View {
                              .notes = std::move(stream.notes),
                              .packet = {}};
         status.notes.insert(status.notes.end(), packet.notes.begin(), packet.notes.end());
-        for (telemetry::ServiceStatus& service : stream.services) {
-            if (service.listening) service.plane_reason = packet_->reason(service.name);
-            merge(status.services, std::move(service));
-        }
         status.packet = std::move(packet);
         return status;
     }

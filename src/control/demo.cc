@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "control/http_head.h"
+#include "model/socket_name.h"
 
 namespace marchproxy::control {
 
@@ -126,13 +127,12 @@ class Server final : public Demo {
         const int listener = listeners_[cloud] = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (listener < 0) return failure("opening a socket");
         sockaddr_storage storage{};
-        socklen_t length = SocketAddress{IpAddress::v4(INADDR_LOOPBACK), 0}.to(storage);
+        const socklen_t length = SocketAddress{IpAddress::v4(INADDR_LOOPBACK), 0}.to(storage);
         if (::bind(listener, reinterpret_cast<sockaddr*>(&storage), length) != 0) return failure("binding a port");
         if (::listen(listener, 4096) != 0) return failure("listening");
-        length = sizeof storage;
-        if (::getsockname(listener, reinterpret_cast<sockaddr*>(&storage), &length) != 0)
-            return failure("reading a port's number");
-        addresses_[cloud] = SocketAddress::from(storage);
+        const auto address = address_of(listener, ::getsockname);
+        if (!address) return failure("reading a port's number");
+        addresses_[cloud] = *address;
         watch(listener, EPOLLIN | EPOLLET);
         return {};
     }

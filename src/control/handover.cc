@@ -17,6 +17,8 @@
 #include <map>
 #include <utility>
 
+#include "model/socket_name.h"
+
 extern char** environ;
 
 namespace marchproxy::control {
@@ -66,11 +68,10 @@ Result<stream::ListeningSocket> inspect(int descriptor) {
     if ((family != AF_INET && family != AF_INET6) || (!tcp && type != SOCK_DGRAM))
         return Error{
             fmt::format("inherited descriptor {} is neither a listening TCP nor a UDP socket; left alone", descriptor)};
-    sockaddr_storage storage{};
-    socklen_t length = sizeof storage;
-    if (::getsockname(descriptor, reinterpret_cast<sockaddr*>(&storage), &length) != 0)
+    const auto address = address_of(descriptor, ::getsockname);
+    if (!address)
         return Error{fmt::format("inherited descriptor {}: {}; left alone", descriptor, std::strerror(errno))};
-    return stream::ListeningSocket{descriptor, tcp ? Protocol::tcp : Protocol::udp, SocketAddress::from(storage)};
+    return stream::ListeningSocket{descriptor, tcp ? Protocol::tcp : Protocol::udp, *address};
 }
 
 void adopt(const std::vector<int>& descriptors, Inherited& inherited) {

@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
 
 #include "model/snapshot.h"
+#include "model/socket_name.h"
 
 namespace marchproxy::stream {
 
@@ -25,14 +25,6 @@ inline void send_at_once(int descriptor) {
 // `mss`: what the peer is told, and what is sent; a listener's accepted sockets inherit it. 0 takes a limit back.
 inline void limit_segments(int descriptor, const Service& service) {
     set_option(descriptor, IPPROTO_TCP, TCP_MAXSEG, service.mss.value_or(0));
-}
-
-// `ask`: getsockname or getpeername. Nothing: there is no such end (any more).
-inline std::optional<SocketAddress> address_of(int descriptor, decltype(getsockname)* ask) {
-    sockaddr_storage storage{};
-    socklen_t size = sizeof storage;
-    if (ask(descriptor, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return std::nullopt;
-    return SocketAddress::from(storage);
 }
 
 // The peer runs on this host: both ends of the connection have one address.

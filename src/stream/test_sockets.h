@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "model/address.h"
+#include "model/socket_name.h"
 
 namespace marchproxy::stream::testing {
 
@@ -19,10 +19,7 @@ inline SocketAddress loopback(uint16_t port) {
 }
 
 inline SocketAddress local_address(int descriptor) {
-    sockaddr_storage storage;
-    socklen_t size = sizeof storage;
-    getsockname(descriptor, reinterpret_cast<sockaddr*>(&storage), &size);
-    return SocketAddress::from(storage);
+    return address_of(descriptor, getsockname).value_or(SocketAddress{});
 }
 
 // A descriptor closed at the end of the scope.

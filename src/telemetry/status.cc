@@ -1,8 +1,26 @@
 #include "telemetry/status.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 namespace marchproxy::telemetry {
+
+std::vector<ServiceStatus> joined(std::vector<ServiceStatus> packet, std::vector<ServiceStatus> stream) {
+    std::unordered_map<std::string, size_t> places;
+    for (size_t i = 0; i < packet.size(); ++i)
+        places.emplace(packet[i].name, i);
+    for (ServiceStatus& service : stream) {
+        const auto known = places.find(service.name);
+        if (known == places.end()) {
+            packet.push_back(std::move(service));
+            continue;
+        }
+        ServiceStatus& of_packet = packet[known->second];
+        if (service.listening) std::swap(of_packet, service);
+        absorb(of_packet, service);
+    }
+    return packet;
+}
 
 void absorb(ServiceStatus& status, const ServiceStatus& other) {
     status.active_connections += other.active_connections;

@@ -57,4 +57,8 @@ struct ServiceStatus {
 // once.
 void absorb(ServiceStatus& status, const ServiceStatus& other);
 
+// The services of both planes, each once: as the plane tells of it in which it listens, with what the other has
+// counted.
+std::vector<ServiceStatus> joined(std::vector<ServiceStatus> packet, std::vector<ServiceStatus> stream);
+
 }  // namespace marchproxy::telemetry

@@ -85,5 +85,24 @@ TEST(Absorb, KeepsPathsThatOnlyTheOtherPlaneUsed) {
     EXPECT_EQ(status.paths[2].path, "");
 }
 
+TEST(Joined, ShowsEachServiceOnceAsThePlaneInWhichItListens) {
+    const auto one = [](const char* name, const char* plane, bool listening, uint64_t connections) {
+        return ServiceStatus{.name = name, .plane = plane, .listening = listening, .active_connections = connections};
+    };
+    const auto services = joined({one("moved here", "packet", true, 1), one("moved away", "packet", false, 2)},
+                                 {one("moved away", "stream", true, 10), one("moved here", "stream", false, 20),
+                                  one("always there", "stream", true, 30)});
+    ASSERT_EQ(services.size(), 3u);
+    const auto expect = [](const ServiceStatus& status, const char* name, const char* plane, uint64_t connections) {
+        EXPECT_EQ(status.name, name);
+        EXPECT_EQ(status.plane, plane) << name;
+        EXPECT_TRUE(status.listening) << name;
+        EXPECT_EQ(status.active_connections, connections) << name;
+    };
+    expect(services[0], "moved here", "packet", 21);
+    expect(services[1], "moved away", "stream", 12);
+    expect(services[2], "always there", "stream", 30);
+}
+
 }  // namespace
 }  // namespace marchproxy::telemetry
