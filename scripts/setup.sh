@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages that are missing; a fraction of a second when none is.
-#   setup.sh [--test] [--bench] [--lint] [--fuzz] [--coverage] [--package]
+#   setup.sh [--test] [--bench] [--lint] [--fuzz] [--coverage] [--package] [--kernel]
 # Without a flag: what building and running takes. Groups add up. Needs root or sudo only when something is missing.
 set -euo pipefail
 
@@ -14,6 +14,7 @@ lint=(clang-format-14 clang-tidy-14)
 fuzz=(clang-14 libclang-rt-14-dev)
 coverage=(gcovr)
 package=(dpkg-dev file)
+kernel=(qemu-system-x86 busybox-static cpio)
 
 wanted=("${build[@]}")
 for flag in "$@"; do
@@ -24,7 +25,8 @@ for flag in "$@"; do
         --fuzz) wanted+=("${fuzz[@]}") ;;
         --coverage) wanted+=("${coverage[@]}") ;;
         --package) wanted+=("${package[@]}") ;;
-        *) echo "setup: unknown flag $flag; it takes --test --bench --lint --fuzz --coverage --package" >&2; exit 2 ;;
+        --kernel) wanted+=("${kernel[@]}") ;;
+        *) echo "setup: unknown flag $flag; it takes --test --bench --lint --fuzz --coverage --package --kernel" >&2; exit 2 ;;
     esac
 done
 

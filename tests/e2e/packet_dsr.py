@@ -15,7 +15,7 @@ from proxy import address_of, eventually, service
 PAST, PAST6 = "10.93.3.1", "fd93:3::1"  # the client, by a link that leads past the proxy
 
 
-class Dsr(PacketPlane):
+class DsrWorld(PacketPlane):
     def setUp(self):
         super().setUp()
         ip("-n", self.client, "link", "add", "past0", "type", "veth", "peer", "name", "past0", "netns", self.server)
@@ -28,6 +28,9 @@ class Dsr(PacketPlane):
         ip("-n", self.server, "-6", "route", "add", f"{CLIENT6}/128", "via", PAST6)
         ip("-n", self.server, "address", "add", f"{VIP}/32", "dev", "lo")
         ip("-n", self.server, "-6", "address", "add", f"{VIP6}/128", "dev", "lo", "nodad")
+        self.receive_tunnels()
+
+    def receive_tunnels(self):
         program = os.environ["MARCHPROXY_DECAPSULATE"]
         netns(self.server, "tc", "qdisc", "add", "dev", "up0", "clsact")
         netns(self.server, "tc", "filter", "add", "dev", "up0", "ingress", "bpf", "da", "obj", program, "sec", "tc")
@@ -52,6 +55,8 @@ class Dsr(PacketPlane):
             self.assertEqual(0, shown["sent_bytes"])
         return running
 
+
+class Dsr(DsrWorld):
     def test_ipip(self):
         running = self.check_transfers("ipip")
         # The clients' packets do not fit into the tunnel; they are told, and send smaller ones.
@@ -116,6 +121,32 @@ class Dsr(PacketPlane):
         self.assertEqual(2, said.returncode)
         self.assertIn("dsr needs encapsulation: ipip or gue", said.stderr + said.stdout)
         self.assertIn(f"write {SERVER}:80", said.stderr + said.stdout)
+
+
+class KernelEndpoint(DsrWorld):
+    """An endpoint as docs/packet-plane.md has it, word for word, without a program of ours."""
+    INSTRUCTIONS = """
+        modprobe ipip && ip link set tunl0 up
+        modprobe ip6_tunnel && ip link set ip6tnl0 up
+        sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.tunl0.rp_filter=0
+        modprobe fou && ip fou add port 6080 gue
+        modprobe fou6 && ip -6 fou add port 6080 gue
+    """
+
+    def receive_tunnels(self):
+        # As they are after a boot: systemd's default is 2, which looks for a way back on any link.
+        netns(self.server, "sysctl", "-qw", "net.ipv4.conf.all.rp_filter=2", "net.ipv4.conf.up0.rp_filter=2")
+        for line in self.INSTRUCTIONS.strip().splitlines():
+            done = netns(self.server, "sh", "-c", line, check=False)
+            if "modprobe" in line and done.returncode:
+                self.skipTest(f"{line.strip()}: {done.stderr.strip()}")
+            self.assertEqual(0, done.returncode, done.stderr)
+
+    def test_ipip(self):
+        self.check_transfers("ipip")
+
+    def test_gue(self):
+        self.check_transfers("gue")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BINARY = os.environ.get("MARCHPROXY_BINARY", os.path.join(ROOT, "build", "marchproxy-l3l4"))
 HOST = "127.0.0.1"
+PATIENCE = float(os.environ.get("MARCHPROXY_PATIENCE", "1"))  # times as long as elsewhere: on an emulated processor
 FIRST_PORT, PORTS_A_SLOT, SLOTS = 10000, 200, 100  # below Linux's ephemeral range, which starts at 32768
 
 
@@ -118,6 +119,7 @@ def address_of(service_or_text):
 
 def eventually(check, what, seconds=10.0, every=0.02):
     """The first true value of check(); fails with `what` when none comes in time."""
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while True:
         value = check()

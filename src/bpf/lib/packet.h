@@ -63,14 +63,29 @@ inlined __be16 parse_ethernet(struct cursor* c) {
     return protocol;
 }
 
-// Ethernet's header and its tags, `size` bytes, to before the room that was made in front of them.
+// Ethernet's header and its tags, kept while what is around them changes. Their size is 14, 18 or 22, as an offset that
+// parse_ethernet found; the mask shows the verifier that it is not much more. Linux 6.1 forgets comparisons with what
+// waits on the stack, and wants all that may be read set before.
+struct ethernet_bytes {
+    __u8 byte[ETH_HLEN + 12];
+};
+inlined __u32 ethernet_size(__u32 size) {
+    size -= ETH_HLEN;
+    bounded(size);
+    return ETH_HLEN + (size & 12);
+}
+inlined bool take_ethernet(void* context, enum hook hook, __u32 at, __u32 size, struct ethernet_bytes* taken) {
+    *taken = (struct ethernet_bytes){0};
+    return load_bytes(context, hook, at, taken, ethernet_size(size)) == 0;
+}
+inlined bool put_ethernet(void* context, enum hook hook, __u32 size, const struct ethernet_bytes* taken) {
+    return store_bytes(context, hook, 0, taken, ethernet_size(size)) == 0;
+}
+
+// `size` bytes of them to before the room that was made in front of them.
 inlined bool move_to_front(void* context, enum hook hook, __u32 size, __u32 room) {
-    __u8 bytes[ETH_HLEN + 2 * sizeof(struct vlan_header)];
-    bounded(size);
-    if (size < ETH_HLEN) return false;
-    bounded(size);
-    if (size > sizeof(bytes) || load_bytes(context, hook, room, bytes, size) != 0) return false;
-    return store_bytes(context, hook, 0, bytes, size) == 0;
+    struct ethernet_bytes ethernet;
+    return take_ethernet(context, hook, room, size, &ethernet) && put_ethernet(context, hook, size, &ethernet);
 }
 
 // `offset` in 8 bytes. A part that would overwrite some of the TCP header before it may be taken for another one's when

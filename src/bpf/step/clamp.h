@@ -19,7 +19,7 @@ static long pass_option(__u32 i, void* options) {
     struct options* o = options;
     __u64 at = o->at;
     bounded(at);
-    if (at + option_segment_size > most_tcp_options || at + option_segment_size > o->size) return 1;
+    if (at > most_tcp_options - option_segment_size || at + option_segment_size > o->size) return 1;
     const __u8 kind = o->byte[at], size = o->byte[at + 1];
     if (kind == option_end) return 1;
     if (kind == option_segment && size == option_segment_size) o->found = at + 1;
@@ -31,9 +31,8 @@ static long pass_option(__u32 i, void* options) {
 // Where in the frame a SYN's segment size is; 0: it has none.
 inlined __u32 find_segment_size(void* context, enum hook hook, const struct packet* p) {
     struct options o = {.size = p->transport_header - sizeof(struct tcphdr)};
-    __u32 size = o.size;
-    bounded(size);
-    if (size < 1) return 0;
+    if (!o.size || o.size > most_tcp_options) return 0;
+    __u32 size = between_1_and_64(o.size);
     bounded(size);
     if (size > most_tcp_options) return 0;
     if (load_bytes(context, hook, p->transport + sizeof(struct tcphdr), o.byte, size) != 0) return 0;

@@ -53,11 +53,8 @@ struct summing {
 };
 inlined long sum_chunk(struct summing* s, enum hook hook) {
     __be32 chunk[quote_chunk / 4] = {0};
-    __u32 part = s->left < quote_chunk ? s->left : quote_chunk;
-    bounded(part);
-    if (part < 1) return 1;
-    bounded(part);  // both bounds of the very same value, for the verifier
-    if (part > quote_chunk) return 1;
+    if (!s->left) return 1;
+    const __u32 part = between_1_and_64(s->left < quote_chunk ? s->left : quote_chunk);
     if (load_bytes(s->context, hook, s->at, chunk, part) != 0) s->failed = true;
     s->sum = (__u32)bpf_csum_diff(0, 0, chunk, sizeof(chunk), s->sum);
     s->left -= part;

@@ -104,13 +104,9 @@ inlined bool cut_out(void* context, enum hook hook, const struct packet* p, __u3
     const __u32 excess = inside - p->network - header;
     if (hook == hook_tc)
         return p->network == ETH_HLEN && bpf_skb_adjust_room(context, -(__s32)excess, BPF_ADJ_ROOM_MAC, 0) == 0;
-    __u8 bytes[ETH_HLEN + 2 * sizeof(struct vlan_header)];
-    __u32 size = p->network;
-    bounded(size);
-    if (size < ETH_HLEN) return false;
-    bounded(size);
-    return size <= sizeof(bytes) && load_bytes(context, hook, 0, bytes, size) == 0 &&
-           bpf_xdp_adjust_head(context, excess) == 0 && store_bytes(context, hook, 0, bytes, size) == 0;
+    struct ethernet_bytes ethernet;
+    return take_ethernet(context, hook, 0, p->network, &ethernet) && bpf_xdp_adjust_head(context, excess) == 0 &&
+           put_ethernet(context, hook, p->network, &ethernet);
 }
 
 // The error becomes one about the packet inside, `q`, of which `d` says where its flow's packets go. Returns its
