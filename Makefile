@@ -27,7 +27,7 @@ demo: build
 # One ctest over everything: the release tree lists the sanitizer builds' unit tests as tests of its own.
 test:
 	@scripts/setup.sh --test
-	@scripts/build.sh release marchproxy-l3l4 unit_tests
+	@scripts/build.sh release marchproxy-l3l4 unit_tests e2e_programs
 	@scripts/build.sh asan unit_tests
 	@scripts/build.sh tsan thread_tests
 	@ctest --test-dir build --output-on-failure --no-label-summary -j $(JOBS) $(if $(TESTS),-R '$(TESTS)')

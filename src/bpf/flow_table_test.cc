@@ -225,7 +225,7 @@ TEST(FlowTable, ThreadsNeverInsertTwiceAndNeverReadAnothersTarget) {
     constexpr uint64_t rounds = 60, identities = 500;
     constexpr int inserters = 3, readers = 2;
     Table table(1);
-    std::atomic<uint64_t> round{1}, wrong_targets{0}, hits{0};
+    std::atomic<uint64_t> round{1}, wrong_targets{0};
     std::atomic<bool> over{false};
     std::vector<std::atomic<uint64_t>> inserted(rounds + 1);
     const auto identity_of = [](uint64_t in, uint64_t i) { return in << 16 | (i + 1); };
@@ -253,12 +253,13 @@ TEST(FlowTable, ThreadsNeverInsertTwiceAndNeverReadAnothersTarget) {
     for (int thread = 0; thread < readers; ++thread)
         threads.emplace_back([&, thread] {
             std::mt19937_64 random(100 + thread);
-            while (!over) {
+            bool hit = false;
+            while (!over || !hit) {  // on a busy machine a reader may begin when all is over: the last round's are there
                 const uint64_t now = round,
                                identity = identity_of(now - (now > 1 && random() % 2), random() % identities);
                 const auto target = table.find(identity);
                 if (target && *target != target_for(identity)) ++wrong_targets;
-                if (target) ++hits;
+                hit = hit || target.has_value();
             }
         });
     for (int thread = 0; thread <= inserters; ++thread)
@@ -267,7 +268,6 @@ TEST(FlowTable, ThreadsNeverInsertTwiceAndNeverReadAnothersTarget) {
     threads.clear();
 
     EXPECT_EQ(wrong_targets, 0u);
-    EXPECT_GT(hits, 0u);
     for (uint64_t in = 1; in <= rounds; ++in)
         EXPECT_EQ(inserted[in], identities) << "in round " << in;
     const auto contents = table.contents();

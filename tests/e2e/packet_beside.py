@@ -2,12 +2,11 @@
 """Other XDP programs on an interface of the packet plane's, by libxdp's dispatcher: both go on, whoever came first and
 whoever goes. Skipped where the kernel refuses the dispatcher."""
 import json
-import os
 import subprocess
 
 import proxy
 from netns import PROXY, SERVER
-from packet_plane import VIP, PacketPlane, netns
+from packet_plane import VIP, PacketPlane, built, netns
 from peers import Echo
 from proxy import eventually, service
 
@@ -34,7 +33,7 @@ class Beside(PacketPlane):
         return done.stdout
 
     def load_counter(self):
-        self.loader("load", "-m", "native", "client0", os.environ["MARCHPROXY_COUNTER"])
+        self.loader("load", "-m", "native", "client0", built("beside"))
 
     def counted(self):
         """By the other program: what came in at client0."""

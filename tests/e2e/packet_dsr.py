@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Direct server return: packets reach the endpoint inside others, its answers go to the client past the proxy."""
 import contextlib
-import os
 import signal
 import socket
 import subprocess
 
 import proxy
 from netns import CLIENT, CLIENT6, SERVER, SERVER6, inside, ip
-from packet_plane import VIP, VIP6, PacketPlane, netns
+from packet_plane import VIP, VIP6, PacketPlane, attach, netns
 from peers import Datagrams, Echo, Exchange
 from proxy import address_of, eventually, service
 
@@ -31,9 +30,8 @@ class DsrWorld(PacketPlane):
         self.receive_tunnels()
 
     def receive_tunnels(self):
-        program = os.environ["MARCHPROXY_DECAPSULATE"]
         netns(self.server, "tc", "qdisc", "add", "dev", "up0", "clsact")
-        netns(self.server, "tc", "filter", "add", "dev", "up0", "ingress", "bpf", "da", "obj", program, "sec", "tc")
+        attach(self.server, "up0", "ingress", "decapsulate", "tc")
 
     def dsr(self, port, host=VIP, name="web", encapsulation="ipip", **keys):
         endpoint = SERVER6 if ":" in host else SERVER

@@ -1,10 +1,9 @@
 """What the packet plane's tests share: the built program between namespaces joined by veth pairs. They need root and a
 kernel that takes BPF programs."""
 import os
-import subprocess
 
 import proxy
-from netns import PROXY, PROXY6, PROXY_TO_SERVER, SERVER, NamespacedProxy, World, inside, ip
+from netns import PROXY, PROXY6, PROXY_TO_SERVER, SERVER, NamespacedProxy, World, checked, inside, ip
 from peers import Named
 
 VIP, VIP6 = "10.93.9.1", "fd93:9::1"  # no machine's address: routed to the proxy
@@ -12,7 +11,16 @@ NEAR_VIP, NEAR_VIP6 = "10.93.1.100", "fd93:1::100"  # in the clients' network: t
 
 
 def netns(name, *command, check=True):
-    return subprocess.run(["ip", "netns", "exec", name, *command], check=check, capture_output=True, text=True)
+    return checked(["ip", "netns", "exec", name, *command], check)
+
+
+def attach(name, interface, direction, program, section):
+    """A program of this directory's at TC of a namespace's interface."""
+    netns(name, "tc", "filter", "add", "dev", interface, direction, "bpf", "da", "obj", built(program), "sec", section)
+
+
+def built(program):
+    return f"{os.environ['MARCHPROXY_E2E_PROGRAMS']}/{program}.bpf.o"
 
 
 class PacketPlane(World):

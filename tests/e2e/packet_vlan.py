@@ -8,7 +8,7 @@ import unittest
 
 import proxy
 from netns import PROXY, PROXY6, SERVER, SERVER6, inside, ip
-from packet_plane import VIP, VIP6, PacketPlane, netns
+from packet_plane import VIP, VIP6, PacketPlane, attach, netns
 from peers import Datagrams, Exchange
 from proxy import address_of, service
 
@@ -143,11 +143,10 @@ class TaggedClients(Vlans):
 
     def setUp(self):
         super().setUp()
-        program = os.environ["MARCHPROXY_TAG"]
         netns(self.client, "ethtool", "-K", "up0", "txvlan", "off")
         netns(self.client, "tc", "qdisc", "add", "dev", "up0", "clsact")
-        for direction, section in (("egress", "tag"), ("ingress", "untag")):
-            netns(self.client, "tc", "filter", "add", "dev", "up0", direction, "bpf", "da", "obj", program, "sec", section)
+        attach(self.client, "up0", "egress", "tag", "tag")
+        attach(self.client, "up0", "ingress", "tag", "untag")
 
     def test_xdp(self):
         self.check_transfers(mode="native")

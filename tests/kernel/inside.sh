@@ -15,8 +15,7 @@ ln -sf "$(command -v busybox)" /sbin/modprobe  # the kernel's own wish for a mod
 ip link set lo up
 hostname kernel-test
 
-export MARCHPROXY_BINARY=$PWD/build/marchproxy-l3l4 MARCHPROXY_DECAPSULATE=$PWD/build/tests/e2e/decapsulate.bpf.o
-export MARCHPROXY_TAG=$PWD/build/tests/e2e/tag.bpf.o MARCHPROXY_COUNTER=$PWD/build/tests/e2e/beside.bpf.o
+export MARCHPROXY_BINARY=$PWD/build/marchproxy-l3l4 MARCHPROXY_E2E_PROGRAMS=$PWD/build/tests/e2e
 export PYTHONDONTWRITEBYTECODE=1
 
 # Every test program, so that one kernel's refusal is seen whole; the status is that of the last that failed.
