@@ -333,8 +333,10 @@ struct admission {
 abi_inlined __u32 admission_live(__u64 word) {
     return (__u32)word;
 }
+// Never less than none, whatever was counted twice: else every client would have to prove its address for ever.
 abi_inlined __u32 admission_half_open(__u64 word) {
-    return (__u32)(word >> admission_half_open_shift);
+    const __u32 counted = (__u32)(word >> admission_half_open_shift);
+    return counted >> 31 ? 0 : counted;
 }
 
 // --- next hops, cached a CPU ---------------------------------------------------------------------------------------
@@ -343,12 +345,12 @@ struct next_hop {
     struct address address;
     __u64 until;       // jiffies
     __u32 generation;  // of `routes_generation`
-    __u32 interface;   // 0: none
+    __u32 interface;   // the route's, by which TC sends; 0: none
     __u8 destination[6], source[6];
-    __u32 mtu;    // of the way there
-    __u64 asked;  // jiffies: when user space was last told of a neighbour from here
-    __u32 tag;    // of its VLAN, as it lies in a frame; 0: none
-    __u32 reserved;
+    __u32 mtu;            // of the way there
+    __u64 asked;          // jiffies: when user space was last told of a neighbour from here
+    __u32 xdp_interface;  // by which XDP sends: the same, or the one below a VLAN device; 0: it cannot
+    __u32 xdp_tag;        // the VLAN's that XDP puts in, as it lies in a frame; 0: none
 };
 ABI_ASSERT(sizeof(struct next_hop) == 64, "one cache line");
 

@@ -72,7 +72,7 @@ const Shape shapes[] = {
     SHAPE(source_flows, M(live), M(since)),
     SHAPE(source_rate, M(packets_due), M(flows_due)),
     SHAPE(next_hop, M(address), M(until), M(generation), M(interface), M(destination), M(source), M(mtu), M(asked),
-          M(tag), M(reserved)),
+          M(xdp_interface), M(xdp_tag)),
     SHAPE(packet_vlan, M(parent), M(tag)),
     SHAPE(packet_interface, M(mac), M(reserved)),
     SHAPE(neighbour_report, M(address), M(interface), M(mac), M(known), M(reserved), M(tag)),

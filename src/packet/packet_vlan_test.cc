@@ -3,6 +3,7 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 
 #include "packet/plane_rows.h"
@@ -66,7 +67,26 @@ TEST_P(Tags, ArePutInTowardsAVlan) {
         goes_down(row.name, row.down, into(row.home, 100));
     }
     const abi::next_hop hop = hop_of(nat_udp);
-    EXPECT_EQ(hop.interface, ::if_nametoindex(GetParam() == Hook::xdp ? "back_peer" : "back"));
+    EXPECT_EQ(hop.interface, ::if_nametoindex("back"));
+    EXPECT_EQ(hop.xdp_interface, ::if_nametoindex("back_peer"));
+    EXPECT_EQ(hop.xdp_tag, abi::vlan_tag(htons(0x8100), htons(200)));
+}
+
+// What a CPU learned of a way at one hook, it uses at the other as that needs it.
+TEST_P(Tags, WaysAreLearnedForBothHooks) {
+    cpu_set_t all, one;
+    ASSERT_EQ(::sched_getaffinity(0, sizeof all, &all), 0);
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<size_t>(::sched_getcpu()), &one);
+    ASSERT_EQ(::sched_setaffinity(0, sizeof one, &one), 0);
+    two_vlans();
+    for (const Row& row : rows(eth(), eth())) {
+        run_alone(row.up, "front", GetParam() == Hook::xdp ? Hook::tc : Hook::xdp);
+        run_alone(row.down, "back", GetParam() == Hook::xdp ? Hook::tc : Hook::xdp);
+        goes_up(row.name, row.up, into(row.out, 200));
+        goes_down(row.name, row.down, into(row.home, 100));
+    }
+    ASSERT_EQ(::sched_setaffinity(0, sizeof all, &all), 0);
 }
 
 // The priority is that of a frame of ours: the least.

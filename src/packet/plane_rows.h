@@ -246,7 +246,7 @@ class Plane : public ::testing::TestWithParam<Hook> {
                                               static_cast<abi::packet_verdict>(i % abi::packet_verdicts));
         return outcome;
     }
-    Outcome run_alone(const Bytes& frame, const char* interface = "front") const {
+    Outcome run_alone(const Bytes& frame, const char* interface = "front", Hook hook = GetParam()) const {
         Outcome outcome;
         outcome.frame.resize(frame.size() + 256);
         LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = outcome.frame.data(),
@@ -257,7 +257,7 @@ class Plane : public ::testing::TestWithParam<Hook> {
         __sk_buff at_tc{};
         at_tc.ingress_ifindex = at_tc.ifindex = index;
         at_tc.gso_size = gso_size;
-        const bool xdp = GetParam() == Hook::xdp;
+        const bool xdp = hook == Hook::xdp;
         options.ctx_in = xdp ? static_cast<void*>(&at_xdp) : &at_tc;
         options.ctx_size_in = xdp ? sizeof at_xdp : sizeof at_tc;
         const int error = bpf_prog_test_run_opts(xdp ? programs->xdp() : programs->tc(), &options);

@@ -36,7 +36,8 @@ inlined bool within_rate(__u64* due, __u64 now, __u64 step, __u64 tolerance) {
         if (from - now > tolerance) return false;
         if (__sync_val_compare_and_swap(due, before, from + step) == before) return true;
     }
-    return false;  // four other CPUs were first in this moment
+    __sync_fetch_and_add(due, step);  // other CPUs were first in this moment, each admitted within the rate
+    return true;
 }
 
 // Of addresses that are forgotten for others' sake the burst is whole again; counts of what lives must not be here.
@@ -102,13 +103,19 @@ __noinline int count_source(const struct address* source, __u32 service, __u64 s
     const struct packet_limits* limit = bpf_map_lookup_elem(&limits, &service);
     if (!source || !limit || !limit->connections_per_source) return 0;
     const struct source_key key = {*source, service, 0};
-    struct source_flows* flows = bpf_map_lookup_elem(&source_flows, &key);
-    if (!flows) {
-        const struct source_flows none = {0, seconds};
-        bpf_map_update_elem(&source_flows, &key, &none, BPF_NOEXIST);
-        flows = bpf_map_lookup_elem(&source_flows, &key);
+    const struct source_flows none = {0, seconds};
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        struct source_flows* flows = bpf_map_lookup_elem(&source_flows, &key);
+        if (!flows) {
+            bpf_map_update_elem(&source_flows, &key, &none, BPF_NOEXIST);
+            flows = bpf_map_lookup_elem(&source_flows, &key);
+        }
+        if (!flows) break;
+        __sync_fetch_and_add(&flows->live, 1);
+        // The sweep may have removed it between the two, and another source have its memory now.
+        if (bpf_map_lookup_elem(&source_flows, &key) == flows) return 0;
+        __sync_fetch_and_add(&flows->live, -1);
     }
-    if (flows) return (int)__sync_fetch_and_add(&flows->live, 1);
     struct packet_counters* counts = bpf_map_lookup_elem(&service_counts, &service);
     if (counts) ++counts->uncounted;
     return 0;

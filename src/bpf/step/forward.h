@@ -121,12 +121,15 @@ inlined void ask_for_neighbour(enum hook hook, struct next_hop* hop, const struc
 }
 
 // A VLAN device takes no frames at XDP: they are for the one below it, with its tag. At TC it does what it always does.
-// False: there is no way by it.
-inlined bool leave_by(enum hook hook, struct next_hop* hop, __u32 interface) {
-    const struct packet_vlan* vlan = hook == hook_xdp ? bpf_map_lookup_elem(&vlans, &interface) : 0;
-    hop->interface = vlan ? vlan->parent : interface;
-    hop->tag = vlan ? vlan->tag : 0;
-    return hop->interface;
+// Both are kept, as a CPU may serve interfaces at either hook.
+inlined void leave_by(struct next_hop* hop, __u32 interface) {
+    const struct packet_vlan* vlan = bpf_map_lookup_elem(&vlans, &interface);
+    hop->interface = interface;
+    hop->xdp_interface = vlan ? vlan->parent : interface;
+    hop->xdp_tag = vlan ? vlan->tag : 0;
+}
+inlined __u32 interface_to(enum hook hook, const struct next_hop* hop) {
+    return hook == hook_xdp ? hop->xdp_interface : hop->interface;
 }
 
 // Asked as the machine itself would ask, from the loopback interface: the kernel answers only where the interface given
@@ -149,7 +152,8 @@ inlined enum hop_state ask_routes(void* context, enum hook hook, const struct pa
     const long answer = bpf_fib_lookup(context, &question, sizeof(question), 0);
     if (answer == BPF_FIB_LKUP_RET_NO_NEIGH) ask_for_neighbour(hook, hop, &question);
     if (answer != BPF_FIB_LKUP_RET_SUCCESS) return answer == BPF_FIB_LKUP_RET_NO_NEIGH ? hop_unresolved : hop_none;
-    if (!leave_by(hook, hop, question.ifindex)) return hop_none;
+    leave_by(hop, question.ifindex);
+    if (!interface_to(hook, hop)) return hop_none;
     hop->mtu = question.mtu_result;
     __builtin_memcpy(hop->destination, question.dmac, ETH_ALEN);
     __builtin_memcpy(hop->source, question.smac, ETH_ALEN);
@@ -171,9 +175,9 @@ inlined enum hop_state next_hop_to(void* context, enum hook hook, const struct p
                                    struct next_hop* hop) {
     const __u64 now = bpf_jiffies64();
     if (likely(same_address(&hop->address, &to->destination) && hop->generation == routes_generation &&
-               hop->interface && now < hop->until))
+               interface_to(hook, hop) && now < hop->until))
         return hop_known;
-    hop->interface = 0;
+    hop->interface = hop->xdp_interface = 0;
     const enum hop_state state = hook == hook_xdp ? ask_at_xdp(context, p, to, hop) : ask_at_tc(context, p, to, hop);
     if (state != hop_known) return state;
     hop->address = to->destination;

@@ -55,7 +55,7 @@ inlined bool change(void* context, enum hook hook, struct cursor frame, const st
 // The frame, but for its addresses, becomes one of the next link. At TC a VLAN device puts its tag in itself, also
 // where the kernel is yet to find the neighbour there.
 inlined bool fit_link(void* context, enum hook hook, const struct packet* p, const struct next_hop* hop) {
-    return change_tags(context, hook, p, hook == hook_xdp ? hop->tag : 0);
+    return change_tags(context, hook, p, hook == hook_xdp ? hop->xdp_tag : 0);
 }
 
 // Also by another VLAN, it may leave by where it came in.
@@ -65,8 +65,9 @@ inlined enum outcome send(void* context, enum hook hook, const struct next_hop* 
     if (!ethernet) return outcome_drop;
     __builtin_memcpy(ethernet->h_dest, hop->destination, 6);
     __builtin_memcpy(ethernet->h_source, hop->source, 6);
-    if (hop->interface == ingress_interface(context, hook)) return bounce(context, hook);
-    bpf_redirect(hop->interface, 0);
+    const __u32 interface = interface_to(hook, hop);
+    if (interface == ingress_interface(context, hook)) return bounce(context, hook);
+    bpf_redirect(interface, 0);
     return outcome_redirect;
 }
 
