@@ -202,7 +202,7 @@ struct flow_table_settings {
 // Target of a client's direction.
 enum flow_state {
     flow_opening,   // only the client has spoken
-    flow_answered,  // TCP: SYN and ACK came back
+    flow_answered,  // TCP: SYN and ACK came back, which the client has not acknowledged yet
     flow_established,
     flow_client_closed,    // FIN from the client
     flow_endpoint_closed,  // FIN from the endpoint
@@ -215,10 +215,16 @@ enum flow_state {
 #define flow_source_shift 37         // 6 bits: place in source_addresses
 #define flow_port_shift 21           // 16 bits: the port chosen
 #define flow_start_mask 0x1fffffULL  // 21 bits: second at which it began, modulo 24 days
+// Of an answered flow the second is modulo 512 only, and above it lie the low bits of what its client has to acknowledge.
+#define flow_wanted_shift 9
+#define flow_wanted_mask 0xfffULL
+// Where the port is nobody's (dnat, dsr): the flow did not begin with a SYN here, another node had it.
+#define flow_taken_up 1
 
-// Target of an endpoint's direction: answered 1 | client address 32 | client port 16 | service 14; of an IPv6 client:
-// answered 1 | the cell of its own direction 32.
-#define flow_target_answered (1ULL << 63)
+// Target of an endpoint's direction: settled 1 | client address 32 | client port 16 | service 14; of an IPv6 client:
+// settled 1 | the cell of its own direction 32. Settled: what the endpoint says changes the flow's state no more, but
+// for a TCP flag.
+#define flow_target_settled (1ULL << 63)
 
 // Who an IPv6 flow's client is; beside each cell of the clients' direction.
 struct flow_client {

@@ -68,7 +68,7 @@ inlined enum outcome process(void* context, enum hook hook, struct cursor frame,
     if (unlikely(what != parsed_flow) && (what != parsed_fragment || !recall_ports(&p)))
         return process_other(context, hook, what, &p, &d);
     int decided = decide(&p, &d);
-    if (unlikely(decided == decided_begin || decided == decided_prove))
+    if (unlikely(decided == decided_begin || decided == decided_anew || decided == decided_prove))
         decided = welcome(context, hook, &p, &d, decided);
     if (unlikely(p.fragment)) decided = decide_part(&p, &d, decided);
     if (decided == decided_pass) return outcome_pass;

@@ -79,7 +79,8 @@ inlined bool report(const struct swept* s, struct flow_cell* ending, enum packet
     r->target = s->target;
     r->service = s->service;
     r->idle_seconds = s->silent;
-    r->age_seconds = (now_seconds() - s->target) & flow_start_mask;
+    const __u64 now = now_seconds();
+    r->age_seconds = now - began(s->target, now);
     r->ended = ended;
     r->why = why;
     r->client = s->client.address;
@@ -97,10 +98,8 @@ inlined void end_flow(const struct swept* s, __u32 number, const struct packet_s
         if (back.cell) remove_endpoint(s->back_identity, cell_index(&back));
     }
     remove_client(s->identity, number);
-    const bool half_open = service->protocol == IPPROTO_TCP && is_half_open(s->target >> flow_state_shift);
-    count_live(s->service, -1, half_open ? -1 : 0);
-    const __u64 now = now_seconds();
-    uncount_source(&s->client.address, s->service, now - ((now - s->target) & flow_start_mask));
+    count_live(s->service, -1, counts_half_open(service, s->target) ? -1 : 0);
+    uncount_source(&s->client.address, s->service, began(s->target, now_seconds()));
     count_ended(s->service, s->target >> flow_endpoint_shift & (max_packet_endpoints - 1));
 }
 

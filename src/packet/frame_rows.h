@@ -234,7 +234,7 @@ class Frame {
     Bytes addresses_, options_, tcp_options_;
     std::vector<std::pair<uint8_t, Bytes>> extensions_;
     uint16_t fragment_ = 0, source_port_ = 0, destination_port_ = 0;
-    uint32_t sequence_ = 1, acknowledged_ = 0;
+    uint32_t sequence_ = 1, acknowledged_ = 2;  // as if the other side began with 1, too
     uint16_t window_ = 65'535;
     uint8_t ttl_ = 64, protocol_ = udp_protocol, flags_ = 0;
     std::string payload_ = "payload";

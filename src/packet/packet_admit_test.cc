@@ -133,13 +133,36 @@ TEST_P(Admit, FlowsAtOneTimeAreLimited) {
 // A client that comes back on the ports of a flow that is over, to an endpoint that drains.
 TEST_P(Admit, AClosedFlowDoesNotBeginAgainAtAnEndpointThatDrains) {
     const Frame to = eth().ipv4(client, "10.0.0.1");
+    const auto answered = [&] {
+        run(eth().ipv4("10.1.0.1", source).tcp(8080, 5000, syn | ack), "back");
+        enters("ACK", Frame(to).tcp(5000, 80, ack));
+    };
     enters("SYN", Frame(to).tcp(5000, 80, syn));
+    answered();
     enters("RST", Frame(to).tcp(5000, 80, rst));
     enters("again, while it takes flows", Frame(to).tcp(5000, 80, syn));
     set_endpoint(nat_tcp, abi::endpoint_in_use);
     enters("the flow that lives goes on", Frame(to).tcp(5000, 80, syn));
+    answered();
     enters("RST", Frame(to).tcp(5000, 80, rst));
     drops("again", Frame(to).tcp(5000, 80, syn), nat_tcp, abi::packet_verdict_no_endpoint);
+}
+
+// On the ports of one that is over, too.
+TEST_P(Admit, WhatBeginsAnewIsLimitedAsWhatBegins) {
+    const Frame to = eth().ipv4(client, "10.0.0.1");
+    enters("SYN", Frame(to).tcp(5000, 80, syn));
+    run(eth().ipv4("10.1.0.1", source).tcp(8080, 5000, rst | ack), "back");
+    abi::packet_service limited = service(nat_tcp);
+    limited.connections = 1;
+    expect(programs->set_service(nat_tcp, limited));
+    drops("no place", Frame(to).tcp(5000, 80, syn), nat_tcp, abi::packet_verdict_connection_limit);
+    limited.connections = 0;
+    limited.new_flow_step = 3'600'000'000;
+    expect(programs->set_service(nat_tcp, limited));
+    enters("the one of this hour", Frame(to).tcp(5000, 80, syn));
+    run(eth().ipv4("10.1.0.1", source).tcp(8080, 5000, rst | ack), "back");
+    drops("not another", Frame(to).tcp(5000, 80, syn), nat_tcp, abi::packet_verdict_rate_limit);
 }
 
 }  // namespace

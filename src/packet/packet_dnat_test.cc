@@ -57,7 +57,10 @@ TEST_P(Dnat, TcpFlowsHaveStates) {
         bool up;
         uint8_t flags;
         abi::flow_state after;
+        uint32_t number = 2;  // what the client acknowledges; the endpoint began with 1
+        const char* data = "";
     };
+    constexpr uint32_t wrong = 3;
     struct Life {
         const char* name;
         std::vector<Step> steps;
@@ -87,13 +90,41 @@ TEST_P(Dnat, TcpFlowsHaveStates) {
         {"the endpoint resets",
          after_open({{false, rst | ack, abi::flow_endpoint_reset}, {false, fin, abi::flow_endpoint_reset}})},
         {"refused", {{true, syn, abi::flow_opening}, {false, rst | ack, abi::flow_endpoint_reset}}},
+        {"what anybody could have written",
+         {{true, syn, abi::flow_opening},
+          {true, rst, abi::flow_opening},
+          {true, fin, abi::flow_opening},
+          {true, ack, abi::flow_opening},
+          {false, ack, abi::flow_opening},
+          {false, syn | ack, abi::flow_answered},
+          {true, rst, abi::flow_answered},
+          {true, rst | ack, abi::flow_answered},
+          {true, fin, abi::flow_answered},
+          {true, ack, abi::flow_answered, wrong},
+          {true, fin | ack, abi::flow_answered, wrong},
+          {true, syn, abi::flow_answered},
+          {false, ack, abi::flow_answered},
+          {true, ack, abi::flow_established}}},
+        {"closed at once",
+         {{true, syn, abi::flow_opening},
+          {false, syn | ack, abi::flow_answered},
+          {true, fin | ack, abi::flow_client_closed}}},
+        {"the endpoint has data for it",
+         {{true, syn, abi::flow_opening},
+          {false, syn | ack, abi::flow_answered},
+          {false, ack, abi::flow_established, 2, "hi"}}},
+        {"the endpoint closes at once",
+         {{true, syn, abi::flow_opening}, {false, fin | ack, abi::flow_endpoint_closed}}},
+        {"another node's",
+         {{true, ack, abi::flow_opening}, {true, ack, abi::flow_opening}, {false, ack, abi::flow_established}}},
     };
     uint16_t port = 7000;
     for (const Life& life : lives) {
         ++port;
         for (const Step& step : life.steps) {
-            const Frame up = eth().ipv4(client, "10.0.0.2").tcp(port, 80, step.flags);
-            const Frame down = eth().ipv4("10.1.0.2", client).tcp(8080, port, step.flags);
+            const Frame up =
+                eth().ipv4(client, "10.0.0.2").tcp(port, 80, step.flags).acknowledges(step.number).payload(step.data);
+            const Frame down = eth().ipv4("10.1.0.2", client).tcp(8080, port, step.flags).payload(step.data);
             ASSERT_EQ(run_alone(step.up ? up : down, step.up ? "front" : "back").went, Went::sent) << life.name;
             const auto cell = chunks_of(*programs, "client_flows").find(identity(0x0b000001, port, dnat_tcp));
             ASSERT_TRUE(cell) << life.name;

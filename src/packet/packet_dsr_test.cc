@@ -368,7 +368,7 @@ TEST_P(Dsr, FlowsHaveTheStatesThatTheClientShows) {
     run_alone(sent.udp(5000, 80));
     EXPECT_EQ(state(ipip_udp, 5000), abi::flow_established);
     const std::pair<uint8_t, abi::flow_state> steps[] = {
-        {syn, abi::flow_opening},       {syn, abi::flow_opening},
+        {syn, abi::flow_opening},       {ack, abi::flow_opening},
         {ack, abi::flow_established},   {ack | push, abi::flow_established},
         {syn, abi::flow_established},   {fin | ack, abi::flow_client_closed},
         {ack, abi::flow_client_closed}, {syn, abi::flow_opening},
@@ -379,6 +379,73 @@ TEST_P(Dsr, FlowsHaveTheStatesThatTheClientShows) {
         ASSERT_EQ(run_alone(sent.tcp(5001, 80, flags)).went, Went::sent);
         EXPECT_EQ(state(ipip_tcp, 5001), after) << "flags " << int{flags};
     }
+    uint16_t port = 5002;
+    for (const uint8_t second : {ack, rst, fin, syn}) {  // anybody's
+        run_alone(sent.tcp(port, 80, syn));
+        run_alone(sent.tcp(port, 80, second));
+        EXPECT_EQ(state(ipip_tcp, port++), abi::flow_opening) << "flags " << int{second};
+    }
+}
+
+class DsrBacklog : public Dsr {
+  protected:
+    void set_backlog(uint32_t index, uint32_t backlog) {
+        abi::packet_limits limits{};
+        limits.proven_from = backlog + 1;
+        expect(programs->set_limits(index, limits));
+        abi::packet_service limited = service(index);
+        limited.flags = abi::service_limits_flows;
+        limited.opening_seconds = limited.idle_seconds = 60;
+        expect(programs->set_service(index, limited));
+    }
+    static uint32_t half_open() { return abi::admission_half_open(admission(ipip_tcp).live); }
+    static uint32_t live() { return abi::admission_live(admission(ipip_tcp).live); }
+};
+INSTANTIATE_HOOKS(DsrBacklog);
+
+// Who has not spoken a third time may not be there.
+TEST_P(DsrBacklog, CountsWhoMayNotBeThere) {
+    const Frame sent = eth().ipv4(client, "10.0.0.3");
+    set_backlog(ipip_tcp, 100);
+    run_alone(sent.tcp(5000, 80, syn));
+    run_alone(sent.tcp(5000, 80, ack));
+    EXPECT_EQ(half_open(), 1u);
+    run_alone(sent.tcp(5000, 80, ack | push));
+    EXPECT_EQ(half_open(), 0u);
+    EXPECT_EQ(live(), 1u);
+}
+
+// What another node began goes where that node would send it, kept or not: its flows may all come at once.
+TEST_P(DsrBacklog, WhatOthersBeganGoesOnUnderPressure) {
+    const Tunnel& t = tunnels[0];
+    const Frame sent = t.from_client(), inner = t.from_client().ttl(63);
+    set_backlog(ipip_tcp, 100);
+    goes_inside("taken up", t, sent.tcp(5000, 80, ack), inner.tcp(5000, 80, ack));
+    EXPECT_EQ(half_open(), 0u);
+    EXPECT_EQ(live(), 1u);
+    set_backlog(ipip_tcp, 0);
+    const auto before = *programs->service_counters(ipip_tcp);
+    goes_inside("passed by", t, sent.tcp(5001, 80, ack | push), inner.tcp(5001, 80, ack | push));
+    EXPECT_EQ(programs->service_counters(ipip_tcp)->stateless, before.stateless + 1);
+    EXPECT_EQ(live(), 1u);
+    run(sent.tcp(5002, 80, syn));
+    EXPECT_EQ(programs->service_counters(ipip_tcp)->cookies, before.cookies + 1) << "who begins is asked";
+}
+
+// A client that begins anew where its last flow's endpoint takes no new ones.
+TEST_P(Dsr, WhatBeginsAnewLeavesAnEndpointThatDrains) {
+    Tunnel other = tunnels[0];
+    other.endpoint = places[gue_tcp].endpoint;
+    const Frame sent = tunnels[0].from_client(), inner = tunnels[0].from_client().ttl(63);
+    for (const uint8_t flags : {syn, ack, ack})
+        run_alone(sent.tcp(5000, 80, flags));
+    const uint32_t ring[] = {gue_tcp};
+    expect(programs->set_ring(ipip_tcp, ring));
+    set_endpoint(ipip_tcp, abi::endpoint_in_use);
+    goes_inside("what lives stays", tunnels[0], sent.tcp(5000, 80, ack), inner.tcp(5000, 80, ack));
+    run_alone(sent.tcp(5000, 80, fin | ack));
+    goes_inside("begins anew", other, sent.tcp(5000, 80, syn), inner.tcp(5000, 80, syn));
+    goes_inside("goes on", other, sent.tcp(5000, 80, ack), inner.tcp(5000, 80, ack));
 }
 
 }  // namespace

@@ -200,6 +200,25 @@ TEST_P(IcmpErrors, AreRefusedByName) {
           abi::packet_verdict_no_endpoint);
 }
 
+// To an endpoint one is a packet as any; to a client none is limited.
+TEST_P(IcmpErrors, TakeFromTheLimitsOfPackets) {
+    for (const Cast& cast : casts()) {
+        begin(cast);
+        abi::packet_limits limits{};
+        limits.source_packet_step = 3'600'000'000'000;
+        expect(programs->set_limits(cast.service, limits));
+        abi::packet_service limited = service(cast.service);
+        limited.flags = abi::service_limits_packets;
+        expect(programs->set_service(cast.service, limited));
+        const Frame from = cast.ip(cast.client, cast.address);
+        const Bytes up = error(from, unreachable(cast.v6), quote(cast.answered_onward()));
+        EXPECT_EQ(run_alone(up).went, Went::sent) << cast.name;
+        drops(cast.name, up, cast.service, abi::packet_verdict_packet_rate);
+        const Bytes down = error(cast.ip(cast.router, cast.ours), unreachable(cast.v6), quote(cast.asked_onward()));
+        EXPECT_EQ(run_alone(down, "back").went, Went::sent) << cast.name;
+    }
+}
+
 TEST_P(IcmpErrors, CountForTheServiceAndLeaveTheFlowAlone) {
     for (const Cast& cast : casts()) {
         begin(cast);

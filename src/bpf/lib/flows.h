@@ -63,7 +63,7 @@ inlined bool is_client(const struct flow_client* entry, const struct packet* p, 
            entry->service == service;
 }
 
-// Who a client's direction belongs to. `word`: its identity, or without flow_target_answered the target of the
+// Who a client's direction belongs to. `word`: its identity, or without flow_target_settled the target of the
 // endpoint's direction, which both hold the whole of an IPv4 client; `cell`: its number, beside which an IPv6 client is
 // kept.
 inlined bool read_client(__u64 word, bool v6, __u32 cell, struct flow_client* client) {
@@ -87,10 +87,15 @@ inlined struct flow_cell* cell_at(void* table, __u32 cell) {
     return bucket ? flow_cell_at(bucket, place % flow_cells) : 0;
 }
 
-// The client's cell of a flow, from the target of its endpoint's.
-inlined struct flow_cell* client_cell_of(__u64 target, bool v6) {
-    target &= ~flow_target_answered;
-    return v6 ? cell_at(&client_flows, (__u32)target) : find_flow(&client_flows, target).cell;
+// A flow by its client's cell, from the target of its endpoint's.
+inlined struct found client_flow_of(__u64 target, bool v6) {
+    target &= ~flow_target_settled;
+    if (!v6) return find_flow(&client_flows, target);
+    struct found flow = {.cell = cell_at(&client_flows, (__u32)target)};
+    if (!flow.cell) return flow;
+    flow.identity = flow_read(flow.cell->identity);
+    flow.target = flow_read(flow.cell->target);
+    return flow;
 }
 
 // --- beginning -----------------------------------------------------------------------------------------------------

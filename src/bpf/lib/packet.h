@@ -30,6 +30,7 @@ struct packet {
     bool v6;
     __u8 fragment;          // enum fragment
     __u8 transport_header;  // bytes of it, with TCP's options
+    __u16 tcp_number;       // low bits of what a SYN wants acknowledged, and of what others acknowledge
     __u32 identification;   // of the datagram that it is a part of
     __u32 length;           // from the IP header on
     __u32 room;             // what the frame has from the IP header on, of which the cursor may see the beginning only
@@ -43,6 +44,11 @@ inlined __u32 end_of_packet(const struct packet* p) {
 enum { own_hop_limit = 64 };  // of packets made here: RFC 1700's default
 
 enum { tcp_fin = 1, tcp_syn = 2, tcp_rst = 4, tcp_ack = 16 };
+
+// The first packet of a TCP connection.
+inlined bool is_first_syn(__u8 tcp_flags) {
+    return (tcp_flags & (tcp_syn | tcp_rst | tcp_ack)) == tcp_syn;
+}
 
 struct vlan_header {
     __be16 tag, protocol;
@@ -241,6 +247,8 @@ inlined enum parsed parse_transport(struct cursor* c, struct packet* p) {
     p->source_port_be = tcp->source;
     p->destination_port_be = tcp->dest;
     p->tcp_flags = ((__u8*)tcp)[13];
+    const __u32 wanted = bpf_ntohl(tcp->seq) + 1, acknowledged = bpf_ntohl(tcp->ack_seq);
+    p->tcp_number = p->tcp_flags & tcp_syn ? wanted : acknowledged;
     p->transport_header = tcp->doff * 4;
     return parsed_flow;
 }

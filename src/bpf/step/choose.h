@@ -102,8 +102,41 @@ inlined void remember_client(__u32 cell, const struct packet* p, __u32 service) 
     entry->service = service;
 }
 
-// Begins a flow. What cannot have one, the table being full, is chosen for packet by packet where the endpoint sees the
-// client itself; with nat it cannot, as nobody would know the way back.
+// A client that begins anew on the ports of a flow that is over.
+inlined bool begins_anew(const struct packet_service* service, const struct packet* p, __u64 target) {
+    return unlikely(is_first_syn(p->tcp_flags)) &&
+           target >> flow_state_shift >= (is_dsr(service) ? flow_client_closed : flow_closed);
+}
+inlined bool endpoint_takes_flows(__u32 number) {
+    const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &number);
+    return endpoint && endpoint->flags & endpoint_takes;
+}
+
+// Where to a flow that is there already goes on, if need be anew, to the same endpoint. One that takes no new flows is
+// changed for another where nothing else depends on it (dsr); else the client has to ask again when the sweep has taken
+// the old flow away, in seconds.
+inlined struct chosen go_on(const struct packet_service* service, __u32 index, struct found* flow,
+                            const struct packet* p) {
+    struct chosen c = {.why = packet_verdict_no_endpoint};
+    read_target(flow->target, &c);
+    if (begins_anew(service, p, flow->target) && !endpoint_takes_flows(c.endpoint)) {
+        const __u32 other = is_dsr(service) ? pick_endpoint(service, p) : 0;
+        const __u64 target = (flow->target & ~((max_packet_endpoints - 1ULL) << flow_endpoint_shift)) |
+                             (__u64)other << flow_endpoint_shift;
+        c.endpoint = 0;
+        if (!other || __sync_val_compare_and_swap(&flow->cell->target, flow->target, target) != flow->target) return c;
+        count_ended(index, flow->target >> flow_endpoint_shift & (max_packet_endpoints - 1));
+        count_flow(index, other);
+        c.endpoint = other;
+        flow->target = target;
+    }
+    follow_client(service, index, flow, p);
+    count_in_flow(flow, direction_up, p->length);
+    return c;
+}
+
+// Begins a flow, or goes on with one that is over. What cannot have one, the table being full, is chosen for packet by
+// packet where the endpoint sees the client itself; with nat it cannot, as nobody would know the way back.
 inlined struct chosen begin_flow(const struct packet_service* service, __u32 index, const struct packet* p) {
     struct chosen c = {.why = packet_verdict_no_endpoint};
     const __u32 number = pick_endpoint(service, p);
@@ -116,10 +149,9 @@ inlined struct chosen begin_flow(const struct packet_service* service, __u32 ind
     if (service->forwarding == forwarding_nat)
         touch_endpoint(identity_of_endpoint(number, endpoint->source_first, bpf_ntohs(p->source_port_be)));
     const int claimed = insert_client(identity, 0, seconds);
-    if (claimed == -flow_exists) {  // another CPU begins it in this moment
-        const struct found other = flow_of_client(p, index);
-        if (other.cell) read_target(other.target, &c);
-        if (other.cell) return c;
+    if (claimed < 0) {  // it is there, or another CPU begins it in this moment
+        struct found other = flow_of_client(p, index);
+        if (other.cell) return go_on(service, index, &other, p);
     }
     struct flow_cell* cell = claimed < 0 ? 0 : cell_at(&client_flows, claimed);
     if (!cell) {
@@ -134,47 +166,42 @@ inlined struct chosen begin_flow(const struct packet_service* service, __u32 ind
         c.endpoint = 0;
         return c;
     }
-    flow_write(cell->target, target_of_client(flow_opening, &c, seconds));
+    if (service->forwarding != forwarding_nat && p->protocol == IPPROTO_TCP && !is_first_syn(p->tcp_flags))
+        c.port = flow_taken_up;
+    const __u64 target = target_of_client(flow_opening, &c, seconds);
+    flow_write(cell->target, target);
     flow_write(cell->traffic, traffic_of(p->length, 1, seconds));
-    count_live(index, 1, p->protocol == IPPROTO_TCP);  // before anybody can see it, and end it
+    // Before anybody can see it, and end it.
+    count_live(index, 1, counts_half_open(service, target));
+    if (service->flags & service_limits_flows) count_source(&p->source, index, seconds);
     flow_publish(cell, identity);
     count_flow(index, c.endpoint);
-    if (service->flags & service_limits_flows) count_source(&p->source, index, seconds);
     return c;
 }
 
 // --- any packet ----------------------------------------------------------------------------------------------------
 
-// A client that begins anew on the ports of a flow that is over. It goes to the same endpoint, unless that takes no new
-// flows; then the client has to ask again when the sweep has taken the old flow away, in seconds.
-inlined bool begins_anew(const struct packet_service* service, const struct packet* p, __u64 target) {
-    return unlikely(p->tcp_flags & tcp_syn) &&
-           target >> flow_state_shift >= (is_dsr(service) ? flow_client_closed : flow_closed);
-}
-inlined bool endpoint_takes_flows(__u32 number) {
-    const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &number);
-    return endpoint && endpoint->flags & endpoint_takes;
-}
+enum belonging {
+    belongs_nowhere,
+    belongs,
+    belongs_anew,  // to a flow that is over
+};
 
-// The flow it belongs to. False: none yet.
-inlined bool choose_by_flow(const struct packet_service* service, __u32 index, const struct packet* p,
-                            struct chosen* c) {
+// The flow it belongs to.
+inlined enum belonging choose_by_flow(const struct packet_service* service, __u32 index, const struct packet* p,
+                                      struct chosen* c) {
     struct found flow = flow_of_client(p, index);
-    if (!flow.cell) return false;
+    if (!flow.cell) return belongs_nowhere;
+    if (begins_anew(service, p, flow.target)) return belongs_anew;
     read_target(flow.target, c);
-    if (begins_anew(service, p, flow.target) && !endpoint_takes_flows(c->endpoint)) {
-        c->why = packet_verdict_no_endpoint;
-        c->endpoint = 0;
-        return true;
-    }
     follow_client(service, index, &flow, p);
     count_in_flow(&flow, direction_up, p->length);
-    return true;
+    return belongs;
 }
 
 // Whether a packet that belongs to none may begin one.
 inlined bool begins_flow(const struct packet_service* service, const struct packet* p) {
-    if (p->protocol == IPPROTO_UDP || (p->tcp_flags & (tcp_syn | tcp_rst | tcp_ack)) == tcp_syn) return true;
+    if (p->protocol == IPPROTO_UDP || is_first_syn(p->tcp_flags)) return true;
     // Where the endpoint sees the client itself, another node may have begun the flow, or this one before a restart.
     return service->forwarding != forwarding_nat && !(p->tcp_flags & tcp_rst);
 }

@@ -87,8 +87,7 @@ inlined int note_reset(const struct packet* p, struct decision* d, __u32 sequenc
     return decided_drop;
 }
 
-// What becomes of a TCP packet of no flow under pressure. Neither a part of a packet proves anything, nor does what
-// might go on with a flow that another node began.
+// What becomes of a SYN or RST of no flow under pressure. A part of a packet proves nothing.
 inlined int prove(struct cursor frame, const struct packet* p, struct decision* d) {
     const struct tcphdr* tcp = header_at(frame, p->transport, sizeof(*tcp));
     if (!tcp) return drop(d, packet_verdict_internal_error);
@@ -96,7 +95,7 @@ inlined int prove(struct cursor frame, const struct packet* p, struct decision* 
     const __u32 sequence = bpf_ntohl(tcp->seq);
     d->why = packet_verdict_no_flow;
     if (p->tcp_flags & tcp_rst) return note_reset(p, d, sequence);
-    return p->tcp_flags & tcp_syn && !(p->tcp_flags & tcp_ack) ? prove_syn(p, d, sequence) : decided_drop;
+    return is_first_syn(p->tcp_flags) ? prove_syn(p, d, sequence) : decided_drop;
 }
 __noinline int prove_at_xdp(struct xdp_md* context, const struct packet* p, struct decision* d) {
     return p && d ? prove(frame_of(context, hook_xdp), p, d) : decided_pass;
@@ -108,7 +107,9 @@ __noinline int prove_at_tc(struct __sk_buff* context, const struct packet* p, st
 // May a packet of no flow begin one, and if so what does it become?
 inlined int welcome(void* context, enum hook hook, const struct packet* p, struct decision* d, int decided) {
     if (p->fragment == fragment_later) return decided_pass;
-    int why = decided == decided_begin ? may_begin(p, d->service, false) : (int)unproven;
+    // A client whose flow is kept already was let in once. Its RST would be taken for the flow's, and prove nothing.
+    int why = decided == decided_prove ? (int)unproven : may_begin(p, d->service, decided == decided_anew);
+    if (why == unproven && decided == decided_begin && !is_first_syn(p->tcp_flags)) return pass_by(p, d);
     if (why == unproven) {
         decided = hook == hook_xdp ? prove_at_xdp(context, p, d) : prove_at_tc(context, p, d);
         if (decided != decided_begin) return decided;

@@ -12,6 +12,7 @@ enum decided {
     decided_drop,
     decided_forward,
     decided_begin,   // it may begin a flow
+    decided_anew,    // it may begin anew a flow that is over
     decided_prove,   // TCP, of no flow: it may ask for a proof, or be one; else it is dropped
     decided_answer,  // its sender is asked to prove its address
 };
@@ -81,10 +82,26 @@ inlined int from_client(const struct packet* p, const struct classified* class, 
         return drop(d, packet_verdict_packet_rate);
     if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);  // the sender is told; who is denied hears nothing
     struct chosen chosen = {0};
-    if (likely(choose_by_flow(service, index, p, &chosen))) return towards(service, p, &chosen, d);
+    const enum belonging flow = choose_by_flow(service, index, p, &chosen);
+    if (likely(flow == belongs)) return towards(service, p, &chosen, d);
+    if (flow == belongs_anew) return decided_anew;
     d->why = packet_verdict_no_flow;
     if (begins_flow(service, p)) return decided_begin;
     return p->tcp_flags & tcp_rst ? decided_prove : decided_drop;
+}
+
+// Under pressure what might go on with a flow that another node began goes to where that node would send it, and is not
+// kept. Without the flow nobody would know the way back, unless the endpoint answers the client itself.
+__noinline int pass_by(const struct packet* p, struct decision* d) {
+    if (!p || !d) return decided_pass;
+    const __u32 index = d->service;
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
+    if (!service) return decided_pass;
+    if (!is_dsr(service)) return drop(d, packet_verdict_no_flow);
+    struct chosen chosen = {.why = packet_verdict_no_endpoint};
+    chosen.endpoint = pick_endpoint(service, p);
+    if (chosen.endpoint) count_stateless(index);
+    return towards(service, p, &chosen, d);
 }
 
 __noinline int begin(const struct packet* p, struct decision* d) {

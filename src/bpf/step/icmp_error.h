@@ -140,6 +140,14 @@ inlined bool change_error(void* context, enum hook hook, const struct packet* p,
     return hook == hook_xdp ? rewrite_error_at_xdp(context, p, q, to) : rewrite_error_at_tc(context, p, q, to);
 }
 
+// An error to an endpoint is a packet to it, whoever wrote it.
+inlined bool within_rates(const struct packet* q, const struct decision* d) {
+    const __u32 index = d->service;
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
+    if (d->direction == direction_down || !service || !(service->flags & service_limits_packets)) return true;
+    return within_packet_rates(&q->source, index);
+}
+
 // Neither does an error change the state of a flow, as anybody can write one, nor is it counted in the flow. `d`: room
 // for the decision, empty.
 inlined enum outcome forward_error(void* context, enum hook hook, const struct packet* p, struct decision* d) {
@@ -151,6 +159,7 @@ inlined enum outcome forward_error(void* context, enum hook hook, const struct p
     if (quoted == quoted_in_tunnel)
         return decided == decided_forward ? forward_tunnel_error(context, hook, p, &q, d) : outcome_pass;
     if (decided == decided_drop) return refuse(d->service, d->why);
+    if (!within_rates(&q, d)) return refuse(d->service, packet_verdict_packet_rate);
     if (p->hop_limit <= 1) return refuse(d->service, packet_verdict_hop_limit);
     struct next_hop* hop;
     const int way = find_way(context, hook, p, d, &hop);

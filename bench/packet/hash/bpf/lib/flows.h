@@ -61,8 +61,8 @@ inlined __u32 cell_index(const struct found* f) {
 inlined struct flow_cell* cell_at(void* table, __u32 cell) {
     return 0;
 }
-inlined struct flow_cell* client_cell_of(__u64 target, bool v6) {
-    return find_flow(&client_flows, target & ~flow_target_answered).cell;
+inlined struct found client_flow_of(__u64 target, bool v6) {
+    return find_flow(&client_flows, target & ~flow_target_settled);
 }
 inlined void flow_publish(struct flow_cell* cell, __u64 identity) {}
 inlined void remove_cell(__u32 table, __u64 identity, __u32 number) {}
