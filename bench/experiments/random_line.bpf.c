@@ -27,7 +27,7 @@ struct {
 const volatile __u32 line_count = 1, piece_count = 1, alignment = 0;
 
 static __always_inline __u64 drawn(void) {
-    return siphash_1(1, 2, bpf_get_prandom_u32());
+    return siphash_2(1, 2, bpf_get_prandom_u32(), 0);
 }
 // A number below `count` by 32 of the hash's bits.
 static __always_inline __u32 below(__u32 count, __u64 bits) {

@@ -61,6 +61,16 @@ inlined enum outcome process_other(void* context, enum hook hook, enum parsed wh
     return hook == hook_xdp ? answer_at_xdp(context, p, what) : answer_at_tc(context, p, what);
 }
 
+// A flow's packet that does not go on.
+inlined enum outcome end_here(void* context, enum hook hook, const struct packet* p, const struct decision* d,
+                              int decided) {
+    if (decided == decided_pass) return outcome_pass;
+    if (decided == decided_answer)
+        return hook == hook_xdp ? answer_syn_at_xdp(context, p, d->service) : answer_syn_at_tc(context, p, d->service);
+    if (d->why == packet_verdict_hop_limit) return refuse_and_tell(context, hook, p, d, d->why, 0);
+    return refuse(d->service, d->why);
+}
+
 inlined enum outcome process(void* context, enum hook hook, struct cursor frame, __u32 size) {
     struct packet p = {0};
     struct decision d = {0};
@@ -68,15 +78,11 @@ inlined enum outcome process(void* context, enum hook hook, struct cursor frame,
     if (unlikely(what != parsed_flow) && (what != parsed_fragment || !recall_ports(&p)))
         return process_other(context, hook, what, &p, &d);
     int decided = decide(&p, &d);
-    if (unlikely(decided == decided_begin || decided == decided_anew || decided == decided_prove))
-        decided = welcome(context, hook, &p, &d, decided);
-    if (unlikely(p.fragment)) decided = decide_part(&p, &d, decided);
-    if (decided == decided_pass) return outcome_pass;
-    if (unlikely(decided == decided_answer))
-        return hook == hook_xdp ? answer_syn_at_xdp(context, &p, d.service) : answer_syn_at_tc(context, &p, d.service);
-    if (decided == decided_drop) {
-        if (d.why == packet_verdict_hop_limit) return refuse_and_tell(context, hook, &p, &d, d.why, 0);
-        return refuse(d.service, d.why);
+    if (unlikely(decided != decided_forward || p.fragment)) {
+        if (decided == decided_begin || decided == decided_anew || decided == decided_prove)
+            decided = welcome(context, hook, &p, &d, decided);
+        if (p.fragment) decided = decide_part(&p, &d, decided);
+        if (decided != decided_forward) return end_here(context, hook, &p, &d, decided);
     }
     return forward(context, hook, frame, &p, &d);
 }

@@ -4,6 +4,7 @@
 #include "bpf/lib/flow_table.h"
 #include "bpf/lib/maps.h"
 #include "bpf/lib/packet.h"
+#include "bpf/lib/siphash.h"
 
 struct found {
     struct flow_cell* cell;  // null: none
@@ -25,6 +26,11 @@ inlined struct found find_flow(void* table, __u64 identity) {
     found.chunk = chunk_of(table, found.place.chunk);
     if (found.chunk) found.cell = flow_find_in(found.chunk, identity, found.place, flow_table.alignment, &found.target);
     return found;
+}
+
+// Whether its cell is not another flow's by now.
+inlined bool is_still(const struct found* f) {
+    return flow_read(f->cell->identity) == f->identity;
 }
 
 inlined __u32 cell_index(const struct found* f) {

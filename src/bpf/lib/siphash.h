@@ -1,6 +1,5 @@
-// SipHash-1-3 (Aumasson and Bernstein, INDOCRYPT 2012) over whole 64-bit words: keyed, so that nobody who does not know
-// the key can choose packets that meet in the flow table. The same function as routing/siphash.h, whose tests it
-// shares.
+// SipHash-1-3 (Aumasson and Bernstein, INDOCRYPT 2012) over whole 64-bit words, for what its key has to hide: cookies,
+// and identities that stand for an address. The same function as routing/siphash.h, whose tests it shares.
 #pragma once
 
 #include <linux/types.h>
@@ -47,12 +46,6 @@ static inline __attribute__((always_inline)) __u64 siphash_end(struct siphash* s
     siphash_round(s);
     siphash_round(s);
     return s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
-}
-
-static inline __attribute__((always_inline)) __u64 siphash_1(__u64 key0, __u64 key1, __u64 word) {
-    struct siphash s = siphash_begin(key0, key1);
-    siphash_absorb(&s, word);
-    return siphash_end(&s, 1);
 }
 
 static inline __attribute__((always_inline)) __u64 siphash_2(__u64 key0, __u64 key1, __u64 a, __u64 b) {

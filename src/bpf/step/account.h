@@ -192,7 +192,7 @@ inlined void advance(const struct packet_service* service, __u32 index, const st
             if (more) count_live(index, 0, more);
             return;
         }
-        if (flow_read(flow->cell->identity) != flow->identity) return;  // the cell is another flow's by now
+        if (!is_still(flow)) return;
         target = met;
     }
 }
