@@ -7,6 +7,18 @@
 # TOGETHER: suites whose tests share what takes seconds to make, so that each suite is one entry of ctest, not each test.
 # ROOMS are the only rooms whose headers it may include; tests/architecture checks that.
 include(GoogleTest)
+
+# Where tests find files of the repository. Not __FILE__: a compiler cache that several checkouts share makes that relative.
+file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/generated/repository.h" CONTENT
+"#pragma once
+// Written by cmake/rooms.cmake.
+#include <filesystem>
+
+namespace marchproxy {
+inline const std::filesystem::path repository = \"${CMAKE_SOURCE_DIR}\";
+}
+")
+
 if(MARCHPROXY_FUZZ)
   add_custom_target(fuzzers)  # all of them: scripts/fuzz.sh runs what it built
 endif()

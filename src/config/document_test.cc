@@ -87,7 +87,7 @@ TEST(Document, FilesThatCannotBeRead) {
 
 TEST(Document, TruncatedAnywhereIsRefusedOrFine) {
     for (const char* name : {"examples/tcp.yaml", "tests/fuzz/config_fuzz/every_key.yaml"}) {
-        const std::string whole = contents(repository() / name);
+        const std::string whole = contents(repository / name);
         ASSERT_FALSE(whole.empty());
         for (size_t size = 0; size < whole.size(); ++size) {
             const Loaded loaded = load_text(std::string_view(whole).substr(0, size), "f");
@@ -98,7 +98,7 @@ TEST(Document, TruncatedAnywhereIsRefusedOrFine) {
 }
 
 TEST(Document, AnyByteChangedIsRefusedOrFine) {
-    const std::string whole = contents(repository() / "examples/proxy-protocol.yaml");
+    const std::string whole = contents(repository / "examples/proxy-protocol.yaml");
     for (size_t at = 0; at < whole.size(); at += 2) {
         for (const char byte : {'\n', ':', '{', '[', '-', '"', '&', '\t'}) {
             std::string changed = whole;

@@ -324,7 +324,7 @@ TEST(Load, OneWrongKeyInFiveThousandLines) {
 }
 
 TEST(Load, TheKeysOfEveryFeatureAreKnown) {
-    const auto file = repository() / "tests/fuzz/config_fuzz/every_key.yaml";
+    const auto file = repository / "tests/fuzz/config_fuzz/every_key.yaml";
     Sources sources;
     sources.file = file.string();
     const Loaded loaded = load(sources);
@@ -345,7 +345,7 @@ TEST(Load, TheKeysOfEveryFeatureAreKnown) {
 
 TEST(Load, TheExamplesAreFine) {
     int count = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(repository() / "examples")) {
+    for (const auto& entry : std::filesystem::directory_iterator(repository / "examples")) {
         if (entry.path().extension() != ".yaml") continue;
         Sources sources;
         sources.file = entry.path().string();

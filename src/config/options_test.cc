@@ -16,7 +16,7 @@ namespace marchproxy::config {
 namespace {
 
 TEST(Options, TheReferencePageIsCurrent) {
-    const auto page = repository() / "docs/reference/configuration.md";
+    const auto page = repository / "docs/reference/configuration.md";
     if (std::getenv("MARCHPROXY_UPDATE_DOCS") != nullptr) std::ofstream(page) << reference_markdown();
     EXPECT_EQ(contents(page), reference_markdown())
         << page << " is not current: run this test with MARCHPROXY_UPDATE_DOCS=1";

@@ -7,12 +7,9 @@
 #include <string>
 
 #include "config/load.h"
+#include "repository.h"
 
 namespace marchproxy::config {
-
-inline std::filesystem::path repository() {
-    return std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
-}
 
 inline std::string contents(const std::filesystem::path& file) {
     std::ostringstream text;

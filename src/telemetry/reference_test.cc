@@ -7,12 +7,13 @@
 #include <fstream>
 #include <sstream>
 
+#include "repository.h"
+
 namespace marchproxy::telemetry {
 namespace {
 
 void expect_current(const std::string& name, const std::string& page) {
-    const auto source = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
-    const auto file = source / "docs" / "reference" / name;
+    const auto file = repository / "docs" / "reference" / name;
     if (std::getenv("MARCHPROXY_UPDATE_DOCS") != nullptr) {
         std::filesystem::create_directories(file.parent_path());
         std::ofstream(file) << page;
