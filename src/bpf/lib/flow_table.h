@@ -153,6 +153,13 @@ flow_inlined __u32 flow_cell_index(struct flow_place place, const struct flow_ch
     return place.chunk * flow_chunk_cells + bucket * flow_cells + (__u32)(offset % sizeof(struct flow_bucket)) / 8;
 }
 
+// Asks for a bucket's other two lines while the first, which says which of their words are wanted, is still on its way:
+// otherwise they would be a second wait for memory. What it reads is not used, so it may be anything by then.
+flow_inlined void flow_fetch(const struct flow_bucket* bucket) {
+    (void)flow_read(bucket->target[0]);
+    (void)flow_read(bucket->traffic[0]);
+}
+
 // The cell of `identity` and its target; null: none.
 flow_inlined struct flow_cell* flow_find_in(struct flow_chunk* chunk, __u64 identity, struct flow_place place,
                                             __u32 alignment, __u64* target) {
@@ -160,6 +167,7 @@ flow_inlined struct flow_cell* flow_find_in(struct flow_chunk* chunk, __u64 iden
     for (int choice = 0; choice < flow_choices; ++choice) {
         struct flow_bucket* bucket = flow_bucket_at(chunk, at, alignment);
         if (!bucket) return 0;
+        flow_fetch(bucket);
         const __u32 slot = flow_slot_of(bucket, identity);
         if (slot < flow_cells) {
             struct flow_cell* cell = flow_cell_at(bucket, slot);

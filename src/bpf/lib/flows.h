@@ -109,15 +109,15 @@ inlined struct found client_flow_of(__u64 target, bool v6) {
 // Functions of their own for each table, not inlined, so that the verifier goes through each once, and through their
 // products not at all; a table that is a variable would cost a call for each access.
 
-// Fetches the lines of a flow's first choice side by side. An insertion's atomic operations wait for one another's, and
-// for every line written before; without this a new flow waits for six lines in turn.
-inlined int touch(void* table, __u64 identity) {
+// Fetches the lines of an endpoint's direction's first choice, as flow_find_in has done with the client's. An insertion's
+// atomic operations wait for one another's, and for every line written before; without this they wait for them in turn.
+__noinline int touch_endpoint(__u64 identity) {
     const struct flow_place place = flow_place_of(identity, &flow_table);
-    struct flow_chunk* chunk = chunk_of(table, place.chunk);
+    struct flow_chunk* chunk = chunk_of(&endpoint_flows, place.chunk);
     struct flow_bucket* bucket = chunk ? flow_bucket_at(chunk, place.bucket, flow_table.alignment) : 0;
     if (!bucket) return 0;
-    return (int)(flow_read(bucket->identity[0]) + flow_read(bucket->target[0]) + flow_read(bucket->traffic[0]) +
-                 flow_passed(chunk, place.bucket));
+    flow_fetch(bucket);
+    return (int)(flow_read(bucket->identity[0]) + flow_passed(chunk, place.bucket));
 }
 
 // The number of a cell that is now tentative, or -flow_full.
@@ -144,9 +144,6 @@ inlined int remove(void* table, __u64 identity, __u32 number) {
 }
 
 #define TABLE_FUNCTIONS(name)                                                                                       \
-    __noinline int touch_##name(__u64 identity) {                                                                   \
-        return touch(&name##_flows, identity);                                                                      \
-    }                                                                                                               \
     __noinline int claim_##name(__u64 identity, __u64 target, __u64 seconds) {                                      \
         return claim(&name##_flows, identity, target, seconds);                                                     \
     }                                                                                                               \

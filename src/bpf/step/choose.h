@@ -145,7 +145,6 @@ inlined struct chosen begin_flow(const struct packet_service* service, __u32 ind
     c.endpoint = number;
 
     const __u64 identity = identity_of_client(&p->source, p->source_port_be, index, p->v6), seconds = now_seconds();
-    touch_client(identity);
     if (service->forwarding == forwarding_nat)
         touch_endpoint(identity_of_endpoint(number, endpoint->source_first, bpf_ntohs(p->source_port_be)));
     const int claimed = insert_client(identity, 0, seconds);
