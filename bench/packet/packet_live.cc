@@ -92,9 +92,7 @@ void use_nftables(uint32_t flows) {
     run("ip address add 10.1.0.0/15 dev endpoints");
     run(fmt::format("ip neigh add {} lladdr 02:00:00:00:00:02 dev endpoints nud permanent",
                     to_string(IpAddress::v4(first_endpoint))));
-    // Some of the clients drawn are in 127.0.0.0/8, which the stack would drop.
-    run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.clients.rp_filter=0 "
-        "net.ipv4.conf.all.route_localnet=1");
+    run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.clients.rp_filter=0");
     // Of the whole machine; the largest that this bench needs, never less than there is.
     run(
         fmt::format("sysctl -q -w net.netfilter.nf_conntrack_udp_timeout=600; m=$(sysctl -n "

@@ -21,7 +21,7 @@ namespace marchproxy::abi {
 // --- limits --------------------------------------------------------------------------------------------------------
 
 // Raised with every change of a shape here or of what it means: maps of another revision are not gone on with.
-enum { packet_revision = 4 };
+enum { packet_revision = 5 };
 
 enum {
     max_packet_services = 1 << 14,   // bits of an identity
@@ -215,7 +215,8 @@ enum flow_state {
 #define flow_source_shift 37         // 6 bits: place in source_addresses
 #define flow_port_shift 21           // 16 bits: the port chosen
 #define flow_start_mask 0x1fffffULL  // 21 bits: second at which it began, modulo 24 days
-// Of an answered flow the second is modulo 512 only, and above it lie the low bits of what its client has to acknowledge.
+// Of an answered flow the second is modulo 512 only, and above it lie the low bits of what its client has to
+// acknowledge.
 #define flow_wanted_shift 9
 #define flow_wanted_mask 0xfffULL
 // Where the port is nobody's (dnat, dsr): the flow did not begin with a SYN here, another node had it.

@@ -165,5 +165,26 @@ TEST_P(Admit, WhatBeginsAnewIsLimitedAsWhatBegins) {
     drops("not another", Frame(to).tcp(5000, 80, syn), nat_tcp, abi::packet_verdict_rate_limit);
 }
 
+// --- whose address it cannot be ------------------------------------------------------------------------------------
+
+TEST_P(Admit, NoFlowBeginsFromWhereNobodyCanBe) {
+    expect(programs->set_directory(**build_directory(entries(true))));
+    for (const char* from :
+         {"0.0.0.0", "0.0.3.255", "127.0.0.1", "224.0.0.1", "255.255.255.255", "10.0.0.1", "10.0.0.2"}) {
+        drops(from, eth().ipv4(from, "10.0.0.1").udp(80, 80), nat_udp, abi::packet_verdict_spoofed_source);
+        drops(from, eth().ipv4(from, "10.0.0.2").tcp(80, 80, syn), dnat_tcp, abi::packet_verdict_spoofed_source);
+    }
+    for (const char* from : {"::", "::1", "ff02::1", "2001:db8:a::1", "2001:db8:a::2"}) {
+        drops(from, eth().ipv6(from, "2001:db8:a::1").udp(80, 80), nat_udp6, abi::packet_verdict_spoofed_source);
+        drops(from, eth().ipv6(from, "2001:db8:a::2").tcp(80, 80, syn), dnat_tcp6, abi::packet_verdict_spoofed_source);
+    }
+    goes_up("its neighbour", eth().ipv4("10.0.0.9", "10.0.0.2").udp(80, 80),
+            eth().ipv4("10.0.0.9", "10.1.0.2").ttl(63).udp(80, 8080));
+    goes_up("an endpoint", eth().ipv4("10.1.0.1", "10.0.0.2").udp(80, 80),
+            eth().ipv4("10.1.0.1", "10.1.0.2").ttl(63).udp(80, 8080));
+    goes_up("the loopback's neighbour", eth().ipv6("::2", "2001:db8:a::2").udp(80, 80),
+            eth().ipv6("::2", "2001:db8:e::2").ttl(63).udp(80, 8080));
+}
+
 }  // namespace
 }  // namespace marchproxy::packet

@@ -46,6 +46,33 @@ TEST_P(Dnat, AnswersThatNobodyAskedForPass) {
     passes("from another port", eth().ipv4("10.1.0.2", client).udp(8081, 5000), "back");
 }
 
+// One chunk is the whole table: what finds no room goes to the endpoint and back all the same, and no flow suffers.
+TEST_P(Dnat, WithoutRoomForAFlowPacketsGoThereAndBack) {
+    const auto from = [](uint16_t port) { return eth().ipv4(client, "10.0.0.2").udp(port, 80); };
+    const auto answer = [](uint16_t port) { return eth().ipv4("10.1.0.2", client).udp(8080, port); };
+    const auto without_flow = [] { return programs->service_counters(dnat_udp)->stateless; };
+    const uint64_t before = without_flow();
+    std::vector<uint16_t> with, without;
+    for (uint16_t port = 2000; port < 30'000 && without.size() < 20; ++port) {
+        const uint64_t until_now = without_flow();
+        ASSERT_EQ(run_alone(from(port)).went, Went::sent);
+        (without_flow() > until_now ? without : with).push_back(port);
+    }
+    ASSERT_EQ(without.size(), 20u);
+    EXPECT_EQ(without_flow(), before + 20);
+    for (const std::vector<uint16_t>& ports : {without, with})
+        for (const uint16_t port : ports) {
+            const Outcome up = run_alone(from(port)), down = run_alone(answer(port), "back");
+            ASSERT_EQ(hex(up.frame),
+                      hex(eth().ipv4(client, "10.1.0.2").ttl(63).udp(port, 8080).from(back_mac, back_gateway)));
+            ASSERT_EQ(hex(down.frame),
+                      hex(eth().ipv4("10.0.0.2", client).ttl(63).udp(80, port).from(front_mac, front_gateway)));
+        }
+    expect(programs->set_ring(dnat_udp, std::array<uint32_t, 1>{dnat_tcp}));
+    passes("of another than Maglev's choice", answer(without[0]), "back");
+    goes_down("a flow's goes on", answer(with[0]), eth().ipv4("10.0.0.2", client).ttl(63).udp(80, with[0]));
+}
+
 // --- what is kept of a flow ----------------------------------------------------------------------------------------
 
 uint64_t identity(uint32_t address, uint16_t port, uint32_t service) {

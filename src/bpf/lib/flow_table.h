@@ -195,6 +195,17 @@ flow_inlined __u32 flow_count_of(struct flow_chunk* chunk, __u64 identity, struc
     return (__u32)count;
 }
 
+// Whether there is no room for an identity: all its choices are full.
+flow_inlined __u32 flow_is_full(struct flow_chunk* chunk, struct flow_place place, __u32 alignment) {
+    __u32 at = place.bucket;
+    for (int choice = 0; choice < flow_choices; ++choice) {
+        const struct flow_bucket* bucket = flow_bucket_at(chunk, at, alignment);
+        if (!bucket || flow_free_slot(bucket) < flow_cells) return 0;
+        at = flow_next_bucket(at, place.step);
+    }
+    return 1;
+}
+
 // Takes back what an insertion or a cell left in the counts of the first `choices` buckets of its place.
 flow_inlined void flow_unpass(struct flow_chunk* chunk, struct flow_place place, __u32 choices) {
     __u32 at = place.bucket;

@@ -109,8 +109,9 @@ inlined struct found client_flow_of(__u64 target, bool v6) {
 // Functions of their own for each table, not inlined, so that the verifier goes through each once, and through their
 // products not at all; a table that is a variable would cost a call for each access.
 
-// Fetches the lines of an endpoint's direction's first choice, as flow_find_in has done with the client's. An insertion's
-// atomic operations wait for one another's, and for every line written before; without this they wait for them in turn.
+// Fetches the lines of an endpoint's direction's first choice, as flow_find_in has done with the client's. An
+// insertion's atomic operations wait for one another's, and for every line written before; without this they wait for
+// them in turn.
 __noinline int touch_endpoint(__u64 identity) {
     const struct flow_place place = flow_place_of(identity, &flow_table);
     struct flow_chunk* chunk = chunk_of(&endpoint_flows, place.chunk);
@@ -135,6 +136,12 @@ inlined int count(void* table, __u64 identity) {
     return chunk ? flow_count_of(chunk, identity, place, flow_table.alignment) : 0;
 }
 
+inlined int full(void* table, __u64 identity) {
+    const struct flow_place place = flow_place_of(identity, &flow_table);
+    struct flow_chunk* chunk = chunk_of(table, place.chunk);
+    return chunk ? flow_is_full(chunk, place, flow_table.alignment) : 0;
+}
+
 inlined int remove(void* table, __u64 identity, __u32 number) {
     const struct flow_place place = flow_place_of(identity, &flow_table);
     struct flow_chunk* chunk = chunk_of(table, place.chunk);
@@ -149,6 +156,9 @@ inlined int remove(void* table, __u64 identity, __u32 number) {
     }                                                                                                               \
     __noinline int count_##name(__u64 identity) {                                                                   \
         return count(&name##_flows, identity);                                                                      \
+    }                                                                                                               \
+    __noinline int full_##name(__u64 identity) {                                                                    \
+        return full(&name##_flows, identity);                                                                       \
     }                                                                                                               \
     __noinline int remove_##name(__u64 identity, __u32 number) {                                                    \
         return remove(&name##_flows, identity, number);                                                             \

@@ -41,6 +41,14 @@ inlined __u32 end_of_packet(const struct packet* p) {
     return p->network + p->length;
 }
 
+// Whether an address is one host's that can be met on a link: none, everybody, a group, or the machine that it is said
+// on (RFC 1122 3.2.1.3, RFC 4291 2.5 and 2.7).
+inlined bool is_one_host(const struct address* a, bool v6) {
+    const __u8 first = v6 ? (__u8)a->word[0] : (__u8)unmapped(a);
+    if (!v6) return first && first != 127 && first < 224;
+    return first != 0xff && (a->word[0] || a->word[1] & ~bpf_cpu_to_be64(1));
+}
+
 enum { own_hop_limit = 64 };  // of packets made here: RFC 1700's default
 
 enum { tcp_fin = 1, tcp_syn = 2, tcp_rst = 4, tcp_ack = 16 };
@@ -110,11 +118,18 @@ inlined enum parsed parse_fragment_4(struct packet* p, const struct iphdr* ip) {
     return parse_fragment(p, bpf_ntohs(ip->id), word & fragment_offset_4, word & more_fragments_4);
 }
 
+// The kernel merges TCP segments to more than a length field can tell, and writes 0 there (BIG TCP): then the frame has
+// nothing else.
+inlined bool is_merged(const struct packet* p, __u32 told) {
+    return unlikely(!told && p->room > 0xffff);
+}
+
 // RFC 791. The total length must hold the header and lie within the frame; what follows it is padding.
 inlined enum parsed parse_ipv4(struct cursor* c, struct packet* p) {
     struct iphdr* ip = TAKE(c, struct iphdr);
     if (!ip || ip->version != 4 || ip->ihl < 5) return parsed_malformed;
-    const __u32 options = (ip->ihl - 5) * 4, length = bpf_ntohs(ip->tot_len);
+    const __u32 options = (ip->ihl - 5) * 4, told = bpf_ntohs(ip->tot_len);
+    const __u32 length = is_merged(p, told) ? p->room : told;
     if (options && !take(c, options)) return parsed_malformed;
     if (length < sizeof(*ip) + options || length > p->room) return parsed_malformed;
     p->length = length;
@@ -184,7 +199,7 @@ inlined enum parsed parse_extensions(struct cursor* c, struct packet* p, __u8 ne
 inlined enum parsed parse_ipv6(struct cursor* c, struct packet* p) {
     struct ipv6hdr* ip = TAKE(c, struct ipv6hdr);
     if (!ip || ip->version != 6) return parsed_malformed;
-    const __u32 length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+    const __u32 payload = bpf_ntohs(ip->payload_len), length = is_merged(p, payload) ? p->room : sizeof(*ip) + payload;
     if (length > p->room) return parsed_malformed;
     p->length = length;
     p->hop_limit = ip->hop_limit;

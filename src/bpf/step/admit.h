@@ -4,6 +4,7 @@
 #include "bpf/lib/maps.h"
 #include "bpf/lib/packet.h"
 #include "bpf/step/account.h"
+#include "bpf/step/classify.h"
 
 // One trie for all services. User space folds allow and deny lists into it: an entry's value is what the lists say of
 // that prefix as a whole, so that the longest match is the answer.
@@ -23,6 +24,12 @@ inlined bool may_enter(const struct packet_service* service, __u32 index, const 
 }
 
 ARRAY_OF(limits, struct packet_limits, max_packet_services);
+
+// Whether flows may begin from there. Two services' addresses as source and destination would have their endpoints
+// answer each other for ever.
+inlined bool may_be_client(const struct packet* p) {
+    return is_one_host(&p->source, p->v6) && !service_at_host(&p->source);
+}
 
 // --- rates ---------------------------------------------------------------------------------------------------------
 

@@ -25,13 +25,13 @@ inlined struct found flow_of_client(const struct packet* p, __u32 service) {
 // that shares the service's seed chooses alike. By the address alone it is routing/maglev.h's maglev_hash.
 enum { maglev_use_client = 3, maglev_use_client_and_port = 4 };
 
-inlined __u32 pick_endpoint(const struct packet_service* service, const struct packet* p) {
+inlined __u32 pick_endpoint(const struct packet_service* service, const struct address* client, __u16 port_be) {
     const __u32 first = service->ring >> 32, slots = (__u32)service->ring;
     if (!slots) return 0;
-    const __u64 hash = service->flags & service_by_client
-                           ? siphash_2(service->seed, maglev_use_client, p->source.word[0], p->source.word[1])
-                           : siphash_3(service->seed, maglev_use_client_and_port, p->source.word[0], p->source.word[1],
-                                       p->source_port_be);
+    const __u64 hash =
+        service->flags & service_by_client
+            ? siphash_2(service->seed, maglev_use_client, client->word[0], client->word[1])
+            : siphash_3(service->seed, maglev_use_client_and_port, client->word[0], client->word[1], port_be);
     const __u32 slot = first + (__u32)(hash % slots);
     const __u32* endpoint = bpf_map_lookup_elem(&maglev, &slot);
     return endpoint ? *endpoint : 0;
@@ -120,7 +120,7 @@ inlined struct chosen go_on(const struct packet_service* service, __u32 index, s
     struct chosen c = {.why = packet_verdict_no_endpoint};
     read_target(flow->target, &c);
     if (begins_anew(service, p, flow->target) && !endpoint_takes_flows(c.endpoint)) {
-        const __u32 other = is_dsr(service) ? pick_endpoint(service, p) : 0;
+        const __u32 other = is_dsr(service) ? pick_endpoint(service, &p->source, p->source_port_be) : 0;
         const __u64 target = (flow->target & ~((max_packet_endpoints - 1ULL) << flow_endpoint_shift)) |
                              (__u64)other << flow_endpoint_shift;
         c.endpoint = 0;
@@ -139,7 +139,7 @@ inlined struct chosen go_on(const struct packet_service* service, __u32 index, s
 // packet where the endpoint sees the client itself; with nat it cannot, as nobody would know the way back.
 inlined struct chosen begin_flow(const struct packet_service* service, __u32 index, const struct packet* p) {
     struct chosen c = {.why = packet_verdict_no_endpoint};
-    const __u32 number = pick_endpoint(service, p);
+    const __u32 number = pick_endpoint(service, &p->source, p->source_port_be);
     const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &number);
     if (!number || !endpoint) return c;
     c.endpoint = number;

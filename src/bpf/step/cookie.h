@@ -107,6 +107,7 @@ __noinline int prove_at_tc(struct __sk_buff* context, const struct packet* p, st
 // May a packet of no flow begin one, and if so what does it become?
 inlined int welcome(void* context, enum hook hook, const struct packet* p, struct decision* d, int decided) {
     if (p->fragment == fragment_later) return decided_pass;
+    if (!may_be_client(p)) return drop(d, packet_verdict_spoofed_source);
     // A client whose flow is kept already was let in once. Its RST would be taken for the flow's, and prove nothing.
     int why = decided == decided_prove ? (int)unproven : may_begin(p, d->service, decided == decided_anew);
     if (why == unproven && decided == decided_begin && !is_first_syn(p->tcp_flags)) return pass_by(p, d);

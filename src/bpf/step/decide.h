@@ -99,7 +99,7 @@ __noinline int pass_by(const struct packet* p, struct decision* d) {
     if (!service) return decided_pass;
     if (!is_dsr(service)) return drop(d, packet_verdict_no_flow);
     struct chosen chosen = {.why = packet_verdict_no_endpoint};
-    chosen.endpoint = pick_endpoint(service, p);
+    chosen.endpoint = pick_endpoint(service, &p->source, p->source_port_be);
     if (chosen.endpoint) count_stateless(index);
     return towards(service, p, &chosen, d);
 }
@@ -113,7 +113,22 @@ __noinline int begin(const struct packet* p, struct decision* d) {
     return towards(service, p, &chosen, d);
 }
 
-// Whose flow an endpoint's packet belongs to, and what it becomes. False: the machine's own traffic with it.
+// What an endpoint's packet becomes. False: the service is none any more.
+inlined bool towards_client(const struct flow_client* to, __u32 endpoint, struct decision* d) {
+    const __u32 index = to->service;
+    const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
+    if (!service) return false;
+    d->service = index;
+    d->endpoint = endpoint;
+    d->direction = direction_down;
+    d->to.source = service->address;
+    d->to.source_port_be = service->port_be;
+    d->to.destination = to->address;
+    d->to.destination_port_be = to->port_be;
+    return true;
+}
+
+// Whose flow an endpoint's packet belongs to, and what it becomes. False: no flow's, which may be the machine's own.
 inlined bool back_to_client(const struct packet* p, const struct classified* class, struct found* flow,
                             struct decision* d) {
     __u64 identity;
@@ -128,23 +143,32 @@ inlined bool back_to_client(const struct packet* p, const struct classified* cla
     struct flow_client to;
     if (!flow->cell || !read_client(flow->target, p->v6, (__u32)flow->target, &to)) return false;
     if (!class->source && !same_address(&to.address, &p->destination)) return false;
+    return towards_client(&to, class->endpoint, d);
+}
+
+// What found no room for a flow went to Maglev's choice all the same (begin_flow), which answers by way of us where the
+// endpoint sees the client itself. Only where there is no room: else the client speaks with the endpoint by itself.
+inlined bool may_lack_a_flow(const struct classified* class, const struct found* flow) {
+    return !flow->cell && flow->identity && !class->source &&
+           (full_client(flow->identity) || full_endpoint(flow->identity));
+}
+__noinline int back_without_flow(const struct packet* p, __u32 number, struct decision* d) {
+    const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &number);
+    if (!p || !d || !endpoint) return 0;
+    const struct flow_client to = {p->destination, p->destination_port_be, endpoint->dnat_service, 0};
     const __u32 index = to.service;
     const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
-    if (!service) return false;
-    d->service = index;
-    d->endpoint = class->endpoint;
-    d->direction = direction_down;
-    d->to.source = service->address;
-    d->to.source_port_be = service->port_be;
-    d->to.destination = to.address;
-    d->to.destination_port_be = to.port_be;
-    return true;
+    if (!service || pick_endpoint(service, &to.address, to.port_be) != number) return 0;
+    return towards_client(&to, number, d);
 }
 
 inlined int from_endpoint(const struct packet* p, const struct classified* class, struct decision* d) {
-    struct found flow;
-    if (!back_to_client(p, class, &flow, d)) return decided_pass;
+    struct found flow = {0};
+    if (!back_to_client(p, class, &flow, d) &&
+        (!may_lack_a_flow(class, &flow) || !back_without_flow(p, class->endpoint, d)))
+        return decided_pass;
     if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);
+    if (unlikely(!flow.cell)) return decided_forward;
     follow_endpoint(&flow, d->service, p);
     count_in_flow(&flow, direction_down, p->length);
     return decided_forward;
@@ -175,6 +199,7 @@ __noinline int decide_as_if(const struct packet* p, struct decision* d) {
     if (flow.cell)
         read_target(flow.target, &chosen);
     else
-        chosen.endpoint = pick_endpoint(service, p);  // another node may carry it, and the endpoint knows
+        chosen.endpoint =
+            pick_endpoint(service, &p->source, p->source_port_be);  // another node may carry it, and the endpoint knows
     return towards(service, p, &chosen, d);
 }

@@ -28,12 +28,6 @@ inlined bool may_tell(void) {
     return true;
 }
 
-// RFC 1812 4.3.2.7, RFC 4443 2.4 (e): nobody is told who is not one, or to whom the packet was not alone.
-inlined bool is_one(const struct address* a, bool v6) {
-    const __u8 first = v6 ? (__u8)a->word[0] : (__u8)unmapped(a);
-    return v6 ? first != 0xff && (a->word[0] || a->word[1]) : first && first < 224;
-}
-
 struct told_4 {
     struct iphdr ip;
     struct icmp_header icmp;
@@ -174,10 +168,10 @@ inlined bool make_room(void* context, enum hook hook, const struct packet* p, __
     return bpf_skb_change_tail(context, p->network + quoted, 0) == 0 && bpf_skb_change_head(context, header, 0) == 0;
 }
 
-// The packet becomes the answer to its sender. `mtu`: what the next link takes; 0: the hop limit was over. 0: it does
-// not, and is only dropped.
+// The packet becomes the answer to its sender; RFC 1812 4.3.2.7, RFC 4443 2.4 (e): who is one. `mtu`: what the next
+// link takes; 0: the hop limit was over. 0: it does not, and is only dropped.
 inlined bool tell_of(void* context, enum hook hook, const struct packet* p, const struct decision* d, __u32 mtu) {
-    if (p->fragment == fragment_later || !is_one(&p->source, p->v6) || !may_tell()) return false;
+    if (p->fragment == fragment_later || !is_one_host(&p->source, p->v6) || !may_tell()) return false;
     const __u32 header = telling_size(p->v6), most = (p->v6 ? quoted_at_most_6 : quoted_at_most_4) - header;
     struct telling t = {.from = teller(p, d), .to = p->source, .what = too_large_or_too_far(p->v6, mtu)};
     t.quoted = p->length < most ? p->length : most;

@@ -68,11 +68,13 @@ inlined struct found client_flow_of(__u64 target, bool v6) {
     return find_flow(&client_flows, target & ~flow_target_settled);
 }
 inlined void flow_publish(struct flow_cell* cell, __u64 identity) {}
-inlined void remove_cell(__u32 table, __u64 identity, __u32 number) {}
-inlined int touch_client(__u64 identity) {
+inlined int touch_endpoint(__u64 identity) {
     return 0;
 }
-inlined int touch_endpoint(__u64 identity) {
+inlined int full_client(__u64 identity) {
+    return 0;
+}
+inlined int full_endpoint(__u64 identity) {
     return 0;
 }
 inlined int insert_client(__u64 identity, __u64 target, __u64 seconds) {
