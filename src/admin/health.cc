@@ -63,6 +63,7 @@ std::vector<std::string> not_ready_because(const ProcessStatus& process, const S
     if (process.state == ProcessState::draining) return {"the proxy is draining: it ends when its connections have"};
     std::vector<std::string> reasons;
     for (const telemetry::ServiceStatus& service : status.services) {
+        if (!service.problem.empty()) reasons.push_back(fmt::format("service {}: {}", service.name, service.problem));
         if (service.listening && std::none_of(service.endpoints.begin(), service.endpoints.end(), usable))
             reasons.push_back(describe(service));
     }

@@ -77,6 +77,7 @@ Json service_json(const telemetry::ServiceStatus& service, const Service* config
             {"protocol", name_of(service.protocol)},
             {"listen", to_string(service.listen)},
             {"listening", service.listening},
+            {"problem", text_or_null(service.problem)},
             {"plane", service.plane},
             {"plane_reason", service.plane_reason},
             {"priority", name_of(service.priority)},
@@ -132,7 +133,8 @@ Json packet_json(const packet::Status& status) {
             {"interfaces", std::move(interfaces)},
             {"took_over", status.took_over},
             {"flow_capacity", status.flow_capacity},
-            {"memory_bytes", status.memory_bytes}};
+            {"memory_bytes", status.memory_bytes},
+            {"dropped", by_verdict(status.dropped)}};
 }
 
 Json reload_json(const ReloadStatus& reload) {

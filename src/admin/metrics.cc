@@ -40,6 +40,13 @@ void fill_path_of_service(MetricSet& set, const telemetry::ServiceStatus& servic
         set.add(Metric::marchproxy_connect_latency_seconds, {service.name, path.path}, path.connect_latency);
 }
 
+void fill_dropped(MetricSet& set, std::string_view service, std::string_view plane,
+                  const std::array<uint64_t, verdict_count>& dropped) {
+    for (size_t i = 0; i < verdict_count; ++i)
+        if (dropped[i] > 0)
+            set.add(Metric::marchproxy_dropped_total, {service, plane, verdict_texts[i].name}, dropped[i]);
+}
+
 void fill_service(MetricSet& set, const telemetry::ServiceStatus& service, std::string_view policy) {
     set.add(Metric::marchproxy_active_connections, {service.name}, service.active_connections);
     set.add(Metric::marchproxy_flows, {service.name}, service.active_connections);
@@ -50,11 +57,7 @@ void fill_service(MetricSet& set, const telemetry::ServiceStatus& service, std::
         set.add(Metric::marchproxy_packets_total, {service.name, "received"}, service.received_packets);
         set.add(Metric::marchproxy_packets_total, {service.name, "sent"}, service.sent_packets);
     }
-    for (size_t i = 0; i < verdict_count; ++i) {
-        if (service.dropped[i] == 0) continue;
-        set.add(Metric::marchproxy_dropped_total, {service.name, service.plane, verdict_texts[i].name},
-                service.dropped[i]);
-    }
+    fill_dropped(set, service.name, service.plane, service.dropped);
     if (service.cookies_sent > 0) {
         set.add(Metric::marchproxy_syn_cookies_total, {service.name, "sent"}, service.cookies_sent);
         set.add(Metric::marchproxy_syn_cookies_total, {service.name, "proven"}, service.cookies_proven);
@@ -129,6 +132,7 @@ void fill(MetricSet& set, const View& view) {
         fill_service(set, service, policy == policies.end() ? std::string_view() : policy->second);
         fill_endpoints(set, service);
     }
+    fill_dropped(set, "", "packet", status.packet.dropped);
     if (snapshot) fill_paths(set, status, *snapshot);
     fill_workers(set, status);
     fill_process(set, view);

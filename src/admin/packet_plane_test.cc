@@ -5,6 +5,7 @@
 
 #include "admin/doctor.h"
 #include "admin/fake_view.h"
+#include "admin/health.h"
 #include "admin/json.h"
 #include "admin/metrics.h"
 #include "admin/reports.h"
@@ -14,6 +15,7 @@ namespace marchproxy::admin {
 namespace {
 
 using nlohmann::json;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -99,6 +101,23 @@ TEST_F(PacketPlane, CountsThePacketsOfTcpServicesToo) {
     EXPECT_THAT(text, HasSubstr("marchproxy_packets_total{service=\"web\",direction=\"sent\"} 9\n"));
     EXPECT_THAT(text,
                 HasSubstr("marchproxy_dropped_total{service=\"web\",plane=\"packet\",reason=\"access_denied\"} 3\n"));
+}
+
+TEST_F(PacketPlane, CountsThePacketsOfNoService) {
+    view.plane.packet.running = true;
+    EXPECT_THAT(metrics(), Not(HasSubstr("marchproxy_dropped_total{")));
+    view.plane.packet.dropped[static_cast<size_t>(Verdict::malformed)] = 6;
+    EXPECT_THAT(metrics(),
+                HasSubstr("marchproxy_dropped_total{service=\"\",plane=\"packet\",reason=\"malformed\"} 6\n"));
+    EXPECT_THAT(status_report(status_json(view)), HasSubstr("packets of no service dropped: 6 malformed\n"));
+}
+
+TEST_F(PacketPlane, IsNotReadyWhereAServiceWaitsForAnInterface) {
+    telemetry::ServiceStatus& web = add_packet_service();
+    web.listening = false;
+    web.problem = "the packet plane is on no interface (eth9: there is none of that name)";
+    EXPECT_THAT(not_ready_because(view.process(), view.status(), view.snapshot().get()),
+                ElementsAre("service web: the packet plane is on no interface (eth9: there is none of that name)"));
 }
 
 TEST_F(PacketPlane, ShowsPressureWhereThereWasSome) {

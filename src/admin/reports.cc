@@ -100,7 +100,10 @@ std::string packet_report(const Json& plane) {
         table.add(
             {text_of(interface.at("name")), text_of(interface.at("way")), number_of(interface.at("program_id")), why});
     }
-    return text + table.text();
+    text += table.text();
+    for (const auto& [verdict, count] : plane.at("dropped").items())
+        text += fmt::format("packets of no service dropped: {} {}\n", number_of(count), verdict);
+    return text;
 }
 
 }  // namespace

@@ -40,12 +40,22 @@ void Counts::configure(const Programs& programs, std::vector<CountedService> ser
 }
 
 void Counts::read(const Programs& programs) {
+    read_none(programs);
     for (const CountedService& counted : configured_) {
         read_service(programs, counted);
         read_endpoints(programs, counted, paths_of(counted).size() > 1);
     }
     for (const uint32_t index : others_)
         if (const auto now = programs.endpoint_counters(index); now.ok()) (void)step(endpoints_before_, index, *now);
+}
+
+void Counts::read_none(const Programs& programs) {
+    constexpr uint32_t none = 0;
+    const auto now = programs.service_counters(none);
+    if (!now.ok()) return;
+    const abi::packet_counters before = step(services_before_, none, *now);
+    for (size_t i = 0; i < verdict_count; ++i)
+        dropped_of_none_[i] += now->dropped[i] - before.dropped[i];
 }
 
 void Counts::read_service(const Programs& programs, const CountedService& counted) {

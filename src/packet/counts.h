@@ -46,6 +46,8 @@ class Counts {
     // All but what the configuration says.
     void fill(const std::string& service, telemetry::ServiceStatus& status) const;
     std::vector<std::string> names() const;
+    // Dropped before it was known whose they are.
+    const std::array<uint64_t, verdict_count>& dropped_of_none() const { return dropped_of_none_; }
 
     uint64_t live_of_service(uint32_t index) const;   // flows, when last read
     uint64_t live_of_endpoint(uint32_t index) const;  // of all services that share it
@@ -64,12 +66,14 @@ class Counts {
     };
 
     Service& service(const std::string& name);
+    void read_none(const Programs& programs);
     void read_service(const Programs& programs, const CountedService& counted);
     void read_endpoints(const Programs& programs, const CountedService& counted, bool several_paths);
 
     std::vector<CountedService> configured_;
     std::set<uint32_t> others_;
     std::map<std::string, std::unique_ptr<Service>> services_;
+    std::array<uint64_t, verdict_count> dropped_of_none_{};
     std::map<uint32_t, abi::packet_counters> services_before_;
     std::map<uint32_t, abi::endpoint_counters> endpoints_before_;
 };

@@ -113,6 +113,17 @@ TEST_F(CountsTest, BeginWithWhatThisProcessSees) {
     EXPECT_THAT(counts.names(), ElementsAre("web"));
 }
 
+TEST_F(CountsTest, HaveWhatWasDroppedOfNoService) {
+    constexpr auto denied = static_cast<size_t>(Verdict::access_denied);
+    service_has(0, 4);
+    counts.read(*programs);
+    EXPECT_EQ(counts.dropped_of_none()[denied], 0u) << "counted by the process before";
+    service_has(0, 6);
+    counts.read(*programs);
+    EXPECT_EQ(counts.dropped_of_none()[denied], 14u);
+    EXPECT_THAT(counts.names(), IsEmpty());
+}
+
 TEST_F(CountsTest, OfAServiceWithoutEndpointsHaveAPathWithoutName) {
     counts.configure(*programs, {{.name = "web", .index = 1, .paths = {}}});
     service_has(1, 2);

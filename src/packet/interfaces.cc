@@ -74,6 +74,7 @@ void Interfaces::attach(const Attacher& attacher, Programs& programs) {
     }
     for (Member& member : members_)
         if (!member.attachment || !attacher.still_attached(*member.attachment)) attach(attacher, programs, member);
+    tried_ = true;
 }
 
 void Interfaces::tell_addresses(Programs& programs) const {
@@ -123,6 +124,16 @@ bool Interfaces::complete(const Attacher& attacher) const {
     return std::all_of(members_.begin(), members_.end(), [&](const Member& member) {
         return member.attachment && attacher.still_attached(*member.attachment);
     });
+}
+
+std::string Interfaces::why_none() const {
+    if (!tried_) return {};
+    std::vector<std::string> problems;
+    for (const Member& member : members_) {
+        if (member.attachment) return {};
+        problems.push_back(fmt::format("{}: {}", member.name, member.problem));
+    }
+    return fmt::format("the packet plane is on no interface ({})", fmt::join(problems, "; "));
 }
 
 std::vector<std::string> Interfaces::notes_on(const Vlans& vlans) const {

@@ -29,6 +29,9 @@ class Interfaces {
     // Whether every interface has its program still; looks at the kernel.
     bool complete(const Attacher& attacher) const;
 
+    // Why none of them has its program, each by its name; empty: one has, or none was tried yet.
+    std::string why_none() const;
+
     std::vector<InterfaceStatus> status() const;
 
     // What of these cannot be carried where XDP is attached, and what to do.
@@ -47,6 +50,7 @@ class Interfaces {
     telemetry::Log& log_;
     const PacketMode mode_;
     std::vector<Member> members_;
+    bool tried_ = false;
 };
 
 }  // namespace marchproxy::packet

@@ -16,6 +16,10 @@ namespace {
 constexpr Duration look_after_interval = std::chrono::seconds(1);
 constexpr Duration soon = std::chrono::milliseconds(100);
 
+// An interface that is gone often comes back, as when its driver is loaded anew, and its flows go on then.
+constexpr Duration until_given_up = std::chrono::seconds(5);
+constexpr Duration until_tried_again = std::chrono::seconds(10);
+
 }  // namespace
 
 // --- taking over ---------------------------------------------------------------------------------------------------
@@ -24,7 +28,8 @@ void Plane::Implementation::apply() {
     if (!prepared) return;
     current_ = std::move(*prepared);
     prepared.reset();
-    if (!current_->any()) return end();
+    assign_again_at_ = TimePoint::max();
+    if (!current_->wanted) return end();
     settle();
     if (!paused) interfaces_->attach(*attacher_, *programs_);
 }
@@ -211,6 +216,7 @@ bool Plane::Implementation::turn() {
     if (now >= look_after_at_) {
         moved = addresses_moved();
         look_after(now);
+        moved |= attachment_moved(now);
     }
     neighbours_.turn(now);
     return moved;
@@ -252,6 +258,22 @@ bool Plane::Implementation::addresses_moved() {
                 .own = own_addresses()};
     find_sources(now);
     return now.own != current_->own || now.sources.by_destination != current_->sources.by_destination;
+}
+
+// Whether others are to carry the services: an interface has come, or all are gone. Asked for again while it cannot be
+// done, as when the stream plane cannot listen at an address that no machine has.
+bool Plane::Implementation::attachment_moved(TimePoint now) {
+    const bool attached = why_unattached().empty();
+    if (attached == current_->attached) {
+        assign_again_at_ = TimePoint::max();
+        was_attached_ |= attached;
+        return false;
+    }
+    if (assign_again_at_ == TimePoint::max()) assign_again_at_ = now + (was_attached_ ? until_given_up : Duration{});
+    if (now < assign_again_at_) return false;
+    assign_again_at_ = now + until_tried_again;
+    was_attached_ = attached;
+    return true;
 }
 
 void Plane::Implementation::take_report(const abi::flow_report& report, std::vector<flow::Record>& ended,

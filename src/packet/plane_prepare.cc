@@ -22,6 +22,11 @@ uint64_t flows_in_memory(uint64_t wanted, bool ipv6_clients, uint64_t available)
     return available == 0 ? wanted : std::min(wanted, std::max<uint64_t>(available / 2 / each * 1000, 1000));
 }
 
+bool any(const Assignments& assignments) {
+    return std::any_of(assignments.services.begin(), assignments.services.end(),
+                       [](const Assignment& assignment) { return assignment.packet; });
+}
+
 bool ipv6_among(const Snapshot& snapshot, const Assignments& assignments) {
     for (size_t i = 0; i < snapshot.services.size(); ++i)
         if (assignments.services[i].packet && !snapshot.services[i].listen.ip.is_v4()) return true;
@@ -29,11 +34,6 @@ bool ipv6_among(const Snapshot& snapshot, const Assignments& assignments) {
 }
 
 }  // namespace
-
-bool Plane::Implementation::Subject::any() const {
-    return std::any_of(assignments.services.begin(), assignments.services.end(),
-                       [](const Assignment& assignment) { return assignment.packet; });
-}
 
 void Plane::Implementation::Subject::number_services() {
     for (size_t i = 0; i < snapshot->services.size(); ++i)
@@ -95,14 +95,22 @@ Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Reso
     }
     next.assignments = assign(*next.snapshot, surroundings_of(next));
     const bool loaded_before = programs_.has_value();
-    if (next.any() && next.assignments.errors.empty())
+    if (any(next.assignments) && next.assignments.errors.empty())
         if (const auto loaded = load(next); !loaded.ok()) {
             log_.error("packet plane not loaded", {{"error", loaded.error()}});
             refused_ = loaded.error();
             next.assignments = assign(*next.snapshot, surroundings_of(next));
         }
+    next.wanted = any(next.assignments);
+    const std::string unattached = why_unattached();
+    next.attached = unattached.empty();
+    if (next.wanted && !next.attached) {
+        Surroundings around = surroundings_of(next);
+        around.unattached = unattached;
+        next.assignments = assign(*next.snapshot, around);
+    }
     if (!next.assignments.errors.empty()) return Error{fmt::format("{}", fmt::join(next.assignments.errors, "; "))};
-    if (next.any()) {
+    if (next.wanted) {
         auto planned = plan(next);
         if (!planned.ok()) {
             if (!loaded_before) forget_loaded();

@@ -47,6 +47,8 @@ class Plane::Implementation {
         Assignments assignments;
         SourceAddresses sources;
         std::set<IpAddress> own;
+        bool wanted = false;    // a service is in the packet plane, or would be if an interface had the programs
+        bool attached = false;  // whether one has, as the assignments took for granted
 
         std::unordered_map<std::string_view, size_t> numbers{};  // of the snapshot's services, by name
 
@@ -54,7 +56,6 @@ class Plane::Implementation {
         bool carries(size_t service) const { return assignments.services[service].packet; }
         // Null: the snapshot has no such service.
         const Assignment* assignment_of(std::string_view service) const;
-        bool any() const;
     };
     std::optional<Subject> prepared;
 
@@ -67,6 +68,7 @@ class Plane::Implementation {
     Result<void> take_over(const Subject& subject);
     void forget_loaded();
     Result<Planned> plan(const Subject& subject) const;
+    std::string why_unattached() const { return interfaces_ ? interfaces_->why_none() : std::string(); }
 
     // --- taking over (plane.cc) ---
     void settle();
@@ -79,10 +81,11 @@ class Plane::Implementation {
 
     // --- turns ---
     // Programs may be loaded for a snapshot that was prepared only: then there is nothing to look after.
-    bool works() const { return programs_ && !paused && current_ && current_->any(); }
+    bool works() const { return programs_ && !paused && current_ && current_->wanted; }
     void follow_kernel();
     void tell_vlans();
     bool addresses_moved();
+    bool attachment_moved(TimePoint now);
     void sweep(TimePoint now);
     void look_after(TimePoint now);
     void release_numbers();
@@ -120,6 +123,8 @@ class Plane::Implementation {
     Sweeper sweeper_;
     TimePoint look_after_at_{};
     bool network_moved_ = false;
+    bool was_attached_ = false;                     // since it was last decided who carries the services
+    TimePoint assign_again_at_ = TimePoint::max();  // as interfaces have come, or all have gone
     bool flows_live_ = true;  // at the last look, at most a second ago; without any there is nothing to sweep
     bool cleared_leftovers_ = false;
 };

@@ -8,13 +8,15 @@
 namespace marchproxy::packet {
 
 telemetry::ServiceStatus Plane::Implementation::status_of(const Service& service, const std::string& why) const {
+    const std::string problem = failure_.empty() ? why_unattached() : failure_;
     telemetry::ServiceStatus status{.name = service.name,
                                     .protocol = service.protocol,
                                     .listen = service.listen,
                                     .priority = service.qos.priority.value_or(Priority::p3),
                                     .plane = "packet",
                                     .plane_reason = why,
-                                    .listening = failure_.empty()};
+                                    .listening = problem.empty(),
+                                    .problem = problem};
     const ServiceKey key{service.name, service.protocol, service.listen, forwarding_of(service)};
     if (const auto index = indexes_.services.find(key)) status.active_connections = counts_.live_of_service(*index);
     counts_.fill(service.name, status);
@@ -60,8 +62,10 @@ Status Plane::Implementation::status() const {
         counts_.fill(name, removed);
         status.services.push_back(std::move(removed));
     }
-    status.running = programs_.has_value();
+    const std::string unattached = why_unattached();
+    status.running = programs_ && unattached.empty();
     status.notes = notes_;
+    status.dropped = counts_.dropped_of_none();
     for (size_t i = 0; i < snapshot.services.size(); ++i)
         if (!assigned[i].packet && snapshot.services[i].forwarding != Forwarding::nat)
             status.notes.push_back(
@@ -77,7 +81,7 @@ Status Plane::Implementation::status() const {
                                                                       : "no service is in it";
         return status;
     }
-    status.reason = fmt::format("{} services", shown.size());
+    status.reason = unattached.empty() ? fmt::format("{} services", shown.size()) : unattached;
     status.interfaces = interfaces_->status();
     status.took_over = programs_->took_over();
     status.flow_capacity = programs_->capacity().flows;

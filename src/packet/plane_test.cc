@@ -91,7 +91,7 @@ class PlaneCase : public testing::Namespace {
     // What the control thread does, for as long as it takes.
     template <class Condition>
     static bool turn_until(Plane& plane, Condition condition, bool* moved = nullptr) {
-        for (int time = 0; time < 500; ++time) {
+        for (int time = 0; time < 800; ++time) {
             const bool now = plane.turn();
             if (moved) *moved = *moved || now;
             if (condition()) return true;
@@ -268,6 +268,39 @@ TEST_F(PlaneProcesses, AnotherProcesssPinIsLeftToIt) {
     EXPECT_TRUE(first.status().running);
     EXPECT_THAT(first.active_flows({}), SizeIs(1));
     EXPECT_TRUE(attached());
+}
+
+TEST_F(PlaneTest, LeavesServicesToTheStreamPlaneWhileItIsOnNoInterface) {
+    Plane plane(log_, flows_);
+    Snapshot wanted = snapshot();
+    wanted.settings.packet.interfaces = {"later"};
+    const auto assigned_anew = [&] {
+        bool moved = false;
+        const auto begin = Clock::now();
+        EXPECT_TRUE(turn_until(
+            plane, [&] { return moved; }, &moved));
+        const Duration took = Clock::now() - begin;
+        run(plane, wanted);
+        return took;
+    };
+    run(plane, wanted);
+    EXPECT_FALSE(plane.status().running);
+    EXPECT_THAT(plane.status().services.at(0).problem, HasSubstr("on no interface (later: "));
+    EXPECT_FALSE(plane.status().services.at(0).listening);
+    EXPECT_LT(assigned_anew(), std::chrono::seconds(2)) << "nothing is lost by it";
+    EXPECT_THAT(plane.reason("web"), HasSubstr("on no interface (later: "));
+    EXPECT_THAT(plane.status().reason, HasSubstr("on no interface (later: "));
+
+    ASSERT_TRUE(testing::run("ip link add later type veth peer name beyond && ip link set later up"));
+    assigned_anew();
+    EXPECT_EQ(plane.reason("web"), "nothing of it needs sockets");
+    EXPECT_TRUE(plane.status().running);
+    EXPECT_TRUE(plane.status().services.at(0).listening);
+
+    ASSERT_TRUE(testing::run("ip link delete later"));
+    EXPECT_GT(assigned_anew(), std::chrono::seconds(3)) << "it may come back, and its flows with it";
+    EXPECT_THAT(plane.reason("web"), HasSubstr("on no interface (later: "));
+    EXPECT_THAT(pinned(), Not(IsEmpty())) << "the flows wait";
 }
 
 TEST_F(PlaneTest, EndsWhereNoServiceIsItsAnyMore) {

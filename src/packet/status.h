@@ -1,10 +1,12 @@
 // What the packet plane tells about itself: plain values, taken at one moment, for the admin API and the metrics.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "abi/verdicts.h"
 #include "telemetry/status.h"
 
 namespace marchproxy::packet {
@@ -26,7 +28,8 @@ struct Status {
     uint64_t flow_capacity = 0;  // flows at one time
     uint64_t memory_bytes = 0;   // the kernel's, for the flow tables
     std::vector<telemetry::ServiceStatus> services;
-    std::vector<std::string> notes;  // what is not as asked for, in words
+    std::array<uint64_t, verdict_count> dropped{};  // packets of which it was not known yet whose they are
+    std::vector<std::string> notes;                 // what is not as asked for, in words
 };
 
 }  // namespace marchproxy::packet

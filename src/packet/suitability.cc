@@ -200,6 +200,8 @@ Assignments assign(const Snapshot& snapshot, const Surroundings& surroundings) {
             if (service.plane != round) continue;
             Reason reason = reason_against(service, surroundings);
             if (!reason) reason = claims.against(service);
+            const bool waits = round == PlaneChoice::packet || *packet_plane_only(service) != '\0';
+            if (!reason && !waits && !surroundings.unattached.empty()) reason = surroundings.unattached;
             if (!reason) {
                 claims.add(service);
                 result.services[i] = {true, round == PlaneChoice::packet ? asked_for : "nothing of it needs sockets"};

@@ -19,6 +19,7 @@ struct Surroundings {
     SourceAddresses sources;
     std::set<IpAddress> own{};  // the machine's addresses
     std::string unavailable;    // why this machine has no packet plane; empty: it has
+    std::string unattached{};   // why none of its interfaces has the programs now; empty: one has, or may have
 };
 
 // What keeps the service from it, looked at alone. A name that has not resolved yet is no reason: it is an endpoint
@@ -37,7 +38,8 @@ struct Assignments {
 };
 
 // All services, with what they are to each other: of two that cannot both be there the one that asks for the packet
-// plane has it, or else the first.
+// plane has it, or else the first. While no interface has the programs, those that ask for it, or for what only it has,
+// wait in it, and the others are the stream plane's.
 Assignments assign(const Snapshot& snapshot, const Surroundings& surroundings);
 
 }  // namespace marchproxy::packet

@@ -122,6 +122,20 @@ TEST(Suitability, AutoFailsWhereThePacketPlaneAloneHoldsALimit) {
     EXPECT_TRUE(assign(world.snapshot, world.around).errors.empty());
 }
 
+TEST(Suitability, WhileItIsOnNoInterfaceOnlyThoseThatNeedItWait) {
+    World world;
+    world.around.unattached = "the packet plane is on no interface";
+    world.add("any", "203.0.113.1:80", {"10.0.1.1:80"});
+    world.add("asks", "203.0.113.1:81", {"10.0.1.1:80"}).plane = PlaneChoice::packet;
+    world.add("needs", "203.0.113.1:82", {"10.0.1.1:80"}).limits.packets = Frequency{5};
+    const Assignments made = assign(world.snapshot, world.around);
+    EXPECT_FALSE(made.services[0].packet);
+    EXPECT_EQ(made.services[0].reason, "the packet plane is on no interface");
+    EXPECT_TRUE(made.services[1].packet);
+    EXPECT_TRUE(made.services[2].packet);
+    EXPECT_TRUE(made.errors.empty());
+}
+
 TEST(Suitability, TwoWithDnatCannotShareAnEndpoint) {
     World world;
     world.add("a", "203.0.113.1:80", {"10.0.1.1:80"}).forwarding = Forwarding::dnat;

@@ -40,7 +40,8 @@ TEST(MetricSet, WritesOpenMetrics) {
     set.add(Metric::marchproxy_build_info, {"0.1.0", "abc"}, true);
     EXPECT_EQ(openmetrics(set),
               "# TYPE marchproxy_received_bytes counter\n"
-              "# HELP marchproxy_received_bytes Payload bytes carried from clients to endpoints\n"
+              "# HELP marchproxy_received_bytes Bytes carried from clients to endpoints: payload in the stream plane, "
+              "from the IP header on in the packet plane\n"
               "marchproxy_received_bytes_total{service=\"web\",path=\"\"} 1099511627776\n"
               "# TYPE marchproxy_build_info gauge\n"
               "# HELP marchproxy_build_info Always 1; what runs\n"

@@ -42,6 +42,7 @@ struct ServiceStatus {
     std::string_view plane = "stream";  // "stream" or "packet"
     std::string plane_reason;
     bool listening = false;  // false: removed by a reload, or draining; it may still have connections
+    std::string problem;     // why a service that is configured does not listen
     uint64_t active_connections = 0;
     uint64_t failovers = 0;                           // connections that another endpoint took after one had not
     uint64_t received_packets = 0, sent_packets = 0;  // the stream plane sees those of UDP alone
