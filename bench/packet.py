@@ -9,13 +9,13 @@ import packet_net
 
 # Each program, its rows, and the numbers of flows that end their names.
 PROGRAMS = (
-    ("packet_cost", ("packet-empty", "packet-floor", "packet-established", "packet-new", "packet-denied",
+    ("packet_cost", ("packet-empty", "packet-floor", "packet-line", "packet-established", "packet-new", "packet-denied",
                      "packet-rate-limited", "packet-packets-limited", "packet-syn-cookie", "packet-dsr-ipip",
                      "packet-dsr-gue", "packet-sweep", "packet-memory"),
      (1, 1_000_000, 10_000_000)),
     ("packet_live", ("packet-live",), (1, 100_000)),
 )
-SUBJECTS = ("marchproxy", "marchproxy-tc", "katran-design", "hash", "lru_hash", "nftables", "direct", "empty")
+SUBJECTS = ("marchproxy", "marchproxy-tc", "katran-design", "hash", "lru_hash", "line", "nftables", "direct", "empty")
 PROJECTIONS = ("packet-cores-100Mpps", "packet-cores-100Gbps")
 
 

@@ -53,7 +53,7 @@ void memory(const Table& table, const std::string& suffix, const Bench& bench) {
     table.print("packet-memory" + suffix, "marchproxy", "B a direction of a flow", {bytes / bench.capacity});
 }
 
-// A row of packets that the service treats otherwise than by forwarding them with nat.
+// A row of packets that are all treated alike.
 struct Kind {
     const char* row;
     xdp_action action;                                     // what becomes of each
@@ -65,6 +65,7 @@ uint64_t packets_up(const abi::packet_counters& counters) {
     return counters.packets[abi::direction_up];
 }
 constexpr Kind kinds[] = {
+    {"packet-established", XDP_REDIRECT, packets_up, false, [](Bench&, abi::packet_service&) {}},
     {"packet-denied", XDP_DROP,
      [](const abi::packet_counters& counters) -> uint64_t {
          return counters.dropped[abi::packet_verdict_access_denied];
@@ -132,10 +133,12 @@ void take_kind(const Table& table, const Kind& kind, const std::string& suffix, 
     must(bench.programs.set_service(1, Bench::service()));
 }
 
-// One run after the other of packets that begin flows, in a table of so many.
-void take_new(const Table& table, const std::string& row, const char* subject, Bench& bench, int program) {
+// One run after the other of packets that begin flows, in a table of so many. `begun`: how many have, up to now.
+void take_new(const Table& table, const std::string& row, const char* subject, Bench& bench, int program,
+              const std::function<uint64_t()>& begun) {
     uint32_t first = first_new_client;
     table.take(row, subject, [&] {
+        const uint64_t before = begun();
         bench.settings->in_order = 1;
         bench.settings->first = first;
         bench.settings->next = 0;
@@ -143,6 +146,8 @@ void take_new(const Table& table, const std::string& row, const char* subject, B
         const double took = bench.measure(program, new_flows_a_run);
         bench.settings->in_order = 0;
         bench.settings->first = 0;
+        if (const uint64_t now = begun() - before; now != new_flows_a_run)
+            throw std::runtime_error(fmt::format("{}, {}: {} of {} flows began", row, subject, now, new_flows_a_run));
         return took;
     });
 }
@@ -151,7 +156,8 @@ void katran(const Table& table, uint32_t flows, const std::string& suffix, Bench
     if (!table.wanted("packet-established" + suffix) && !table.wanted("packet-new" + suffix)) return;
     Katran katran(objects, static_cast<uint32_t>(bench.capacity));
     katran.check(bench);
-    take_new(table, "packet-new" + suffix, Katran::subject, bench, katran.program());
+    take_new(table, "packet-new" + suffix, Katran::subject, bench, katran.program(),
+             [&] { return uint64_t{katran.counted().misses}; });
     if (!table.wanted("packet-established" + suffix)) return;
     bench.begin_flows(katran.program(), 0, flows);
     const abi::katran_counters before = katran.counted();
@@ -174,12 +180,26 @@ void on_kernel_hash(const Table& table, uint32_t flows, const std::string& kind,
     table.take(row, kind, [&] { return bench.measure(other.program("packet_xdp"), packets_a_run); });
 }
 
+// One random line of as much memory, read by a packet that does nothing else.
+void one_line(const Table& table, const std::string& suffix, Bench& bench, const std::string& objects) {
+    if (!table.wanted("packet-line" + suffix)) return;
+    Object line(objects + "/line.bpf.o");
+    share_maps(bench.programs, line);
+    const abi::flow_table_settings settings{
+        .key = {1, 2},
+        .chunks = static_cast<uint32_t>(bench.programs.flow_cells() / abi::flow_chunk_cells),
+        .alignment = 0};
+    must(bpf_map__set_initial_value(line.map(".rodata"), &settings, sizeof settings), "telling the table's size");
+    line.load();
+    table.take("packet-line" + suffix, "line", [&] { return bench.measure(line.program("line"), packets_a_run); });
+}
+
 bool any_wanted(const Table& table, const std::string& suffix, std::initializer_list<const char*> rows) {
     return std::any_of(rows.begin(), rows.end(), [&](const char* row) { return table.wanted(row + suffix); });
 }
 
 bool needs_established(const Table& table, const std::string& suffix) {
-    return any_wanted(table, suffix, {"packet-established", "packet-sweep"}) ||
+    return table.wanted("packet-sweep" + suffix) ||
            std::any_of(std::begin(kinds), std::end(kinds),
                        [&](const Kind& kind) { return table.wanted(kind.row + suffix); });
 }
@@ -194,7 +214,7 @@ void begin_established(Bench& bench, uint32_t flows) {
 
 void with_flows(const Table& table, uint32_t flows, const std::string& objects) {
     const std::string suffix = fmt::format("-{}", flows);
-    if (!any_wanted(table, suffix, {"packet-empty", "packet-floor", "packet-new", "packet-memory"}) &&
+    if (!any_wanted(table, suffix, {"packet-empty", "packet-floor", "packet-line", "packet-new", "packet-memory"}) &&
         !needs_established(table, suffix))
         return;
     Bench bench(std::max(flows, 1'000'000u) + 1'000'000, objects);
@@ -204,16 +224,16 @@ void with_flows(const Table& table, uint32_t flows, const std::string& objects) 
     bench.settings->flows = flows;
     table.take("packet-floor" + suffix, "empty",
                [&] { return bench.measure(bench.traffic.program("empty"), packets_a_run); });
-    take_new(table, "packet-new" + suffix, "marchproxy", bench, bench.programs.xdp());
+    one_line(table, suffix, bench, objects);
+    take_new(table, "packet-new" + suffix, "marchproxy", bench, bench.programs.xdp(),
+             [&] { return uint64_t{must(bench.programs.service_counters(1)).flows}; });
 
     katran(table, flows, suffix, bench, objects);
     if (!needs_established(table, suffix)) return;
     begin_established(bench, flows);
-    table.take("packet-established" + suffix, "marchproxy",
-               [&] { return bench.measure(bench.programs.xdp(), packets_a_run); });
-    sweep(table, suffix, bench);
     for (const Kind& kind : kinds)
         take_kind(table, kind, suffix, bench);
+    sweep(table, suffix, bench);
     for (const char* kind : {"hash", "lru_hash"})
         on_kernel_hash(table, flows, kind, bench, objects);
 }
