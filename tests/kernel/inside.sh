@@ -31,7 +31,7 @@ if [[ $# -gt 0 ]]; then
 else
     attempt build/bpf_test
     attempt build/packet_test
-    for file in tests/e2e/packet_{carry,dsr,admit,life,beside}.py; do attempt python3 "$file"; done
+    for file in tests/e2e/packet_{carry,dsr,admit,life,vlan,beside}.py; do attempt python3 "$file"; done
 fi
 echo "$status" >"$out/status"
 sync
