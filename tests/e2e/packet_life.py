@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The packet plane over reloads, drains, kills and upgrades of its process, and over what happens to the network."""
+import concurrent.futures
 import contextlib
 import os
 import re
@@ -15,6 +16,22 @@ from proxy import address_of, eventually, service
 
 
 class Life(PacketPlane):
+    def serve_twins(self):
+        """Two endpoints with one book of results: which of them a transfer comes to is the proxy's choice."""
+        one, two = (self.serve(lambda: Exchange(host=SERVER)) for _ in range(2))
+        two.results, two.arrived = one.results, one.arrived
+        return one, two
+
+    def begin_transfers(self, server, target, identities):
+        """Side by side, and paced both ways: they last two seconds at least, whatever the machine carries."""
+        pool = concurrent.futures.ThreadPoolExecutor(len(identities))
+        self.addCleanup(pool.shutdown, wait=False)
+        return [pool.submit(self.transfer, server, address_of(target), identity, 8_000_000, 8_000_000,
+                            piece_pause=0.25, pause=0.02, chunk=100_000, timeout=30) for identity in identities]
+
+    def assert_complete(self, transfers):
+        self.assertEqual([None] * len(transfers), [one.result(120) for one in transfers])
+
     def test_killed_in_the_middle_of_sixteen_transfers(self):
         server = self.serve(lambda: Exchange(host=SERVER))
         web = service((SERVER, server.port), listen=f"{VIP}:80")
@@ -41,28 +58,28 @@ class Life(PacketPlane):
         self.assertEqual({identity: None for identity in range(16)}, outcomes)
         eventually(lambda: running.service("web")["active_connections"] == 0, "the flows of the earlier process end", 20)
 
-    def test_an_endpoint_drains_and_its_flow_goes_on(self):
-        one, two = self.serve(lambda: Echo(host=SERVER)), self.serve(lambda: Echo(host=SERVER))
+    def test_an_endpoint_drains_in_the_middle_of_transfers(self):
+        one, two = self.serve_twins()
         web = service((SERVER, one.port), (SERVER, two.port), listen=f"{VIP}:80")
         running = self.begin(web)
-        kept = [self.dial(web) for _ in range(20)]
-        for client in kept:
-            self.assert_echo(client)
+        transfers = self.begin_transfers(one, web, range(20))
+        eventually(lambda: one.accepted + two.accepted == 20, "all transfers have begun")
         before = {endpoint["address"]: endpoint["active_connections"] for endpoint in running.service("web")["endpoints"]}
         self.assertTrue(all(before.values()), before)
         first = f"{SERVER}:{one.port}"
         self.assertEqual(200, running.post(f"/api/v1/endpoints/{first}/drain").status)
-        more = [self.dial(web) for _ in range(20)]
-        for client in kept + more:
-            self.assert_echo(client)
+        for identity in range(100, 120):
+            self.assertIsNone(self.transfer(one, address_of(web), identity, 1000, 1000))
+        self.assertEqual(before, {first: one.accepted, f"{SERVER}:{two.port}": two.accepted - 20}, "they came to the other")
+        self.assertEqual(before[first], len(one.connections), "it carries what it carried")
         after = {endpoint["address"]: endpoint for endpoint in running.service("web")["endpoints"]}
         self.assertEqual(before[first], after[first]["active_connections"])
         self.assertTrue(after[first]["draining"])
+        self.assert_complete(transfers)
         self.assertEqual(200, running.post(f"/api/v1/endpoints/{first}/undrain").status)
-        fresh = [self.dial(web) for _ in range(20)]
-        for client in fresh:
-            self.assert_echo(client)
-        eventually(lambda: running.service("web")["endpoints"][0]["active_connections"] > before[first], "it takes flows again")
+        for identity in range(200, 220):
+            self.assertIsNone(self.transfer(one, address_of(web), identity, 1000, 1000))
+        self.assertGreater(one.accepted, before[first], "it takes flows again")
 
     def test_reloads_under_load_lose_nothing(self):
         server, other = self.serve(lambda: Exchange(host=SERVER)), self.serve(lambda: Exchange(host=SERVER))
