@@ -2,6 +2,8 @@
 """The packet plane over reloads, drains, kills and upgrades of its process, and over what happens to the network."""
 import concurrent.futures
 import contextlib
+import functools
+import itertools
 import os
 import re
 import signal
@@ -13,6 +15,33 @@ from netns import CLIENT, CLIENT6, PROXY, PROXY6, SERVER, NamespacedProxy, insid
 from packet_plane import VIP, PacketPlane, netns
 from peers import Echo, Exchange
 from proxy import address_of, eventually, service
+
+
+class Newcomers:
+    """Clients that come one after the other, each for a short transfer, until close()."""
+
+    def __init__(self, transfer):
+        self.transfer = transfer
+        self.outcomes = []
+        self.stopping = False
+        self.thread = threading.Thread(target=self._come, daemon=True)
+        self.thread.start()
+
+    def _come(self):
+        while not self.stopping:
+            try:
+                self.outcomes.append(self.transfer(1000 + len(self.outcomes), 1000, 1000, timeout=10))
+            except OSError as error:
+                self.outcomes.append(str(error))
+
+    def wait(self):
+        """Until all who came before are through: the second from now has begun later."""
+        begun = len(self.outcomes)
+        eventually(lambda: len(self.outcomes) >= begun + 2, "newcomers come", 30)
+
+    def close(self):
+        self.stopping = True
+        self.thread.join(20)
 
 
 class Life(PacketPlane):
@@ -90,25 +119,48 @@ class Life(PacketPlane):
         self.assertGreater(one.accepted, before[first], "it takes flows again")
 
     def test_reloads_under_load_lose_nothing(self):
-        server, other = self.serve(lambda: Exchange(host=SERVER)), self.serve(lambda: Exchange(host=SERVER))
-        web = service((SERVER, server.port), listen=f"{VIP}:80")
-        second = service((SERVER, other.port), name="second", listen=f"{VIP}:81")
+        stays, passes = self.serve_twins()
+        stranger = "10.93.1.77"
+        ip("-n", self.client, "address", "add", f"{stranger}/24", "dev", "up0")
+        web = service((SERVER, stays.port), listen=f"{VIP}:80")
+        second = service((SERVER, stays.port), name="second", listen=f"{VIP}:81")
         running = self.begin(web)
-        outcomes = {}
+        transfers = self.begin_transfers(stays, web, range(8))
+        eventually(lambda: stays.accepted == 8, "all transfers have begun")
+        newcomers = self.keep(Newcomers(functools.partial(self.transfer, stays, address_of(web))))
+        access = itertools.cycle(({"deny": [f"{stranger}/32"]}, {"allow": ["10.93.1.0/24"]}))
+        limits = itertools.cycle(({"connections": 100_000, "packets_per_source": "10000000/s"}, {"backlog": 0}, {},
+                                  {"connections_per_source": 100_000, "new_connections": "100000/s"}))
+        others = itertools.cycle(([second], []))
 
-        def work(identity):
-            outcomes[identity] = self.transfer(server, address_of(web), identity, 5_000_000, 5_000_000, piece_pause=0.02)
+        def reload(*more):
+            changed = dict(web, endpoints=web["endpoints"] + list(more), access=next(access), limits=next(limits))
+            self.assertEqual("success", running.reload([changed, *next(others)]))
+            newcomers.wait()
+            if "allow" in changed["access"]:
+                self.dial(web, source=stranger).close()
+            else:
+                with self.assertRaises(OSError):
+                    self.dial(web, timeout=0.3, source=stranger)
 
-        workers = [threading.Thread(target=work, args=(identity,)) for identity in range(8)]
-        for worker in workers:
-            worker.start()
-        for turn in range(6):
-            self.assertEqual("success", running.reload([web, second] if turn % 2 == 0 else [web]))
-        running.reload([web, second])
-        self.assertIsNone(self.transfer(other, address_of(second), 50, 1000, 1000))
-        for worker in workers:
-            worker.join(120)
-        self.assertEqual({identity: None for identity in range(8)}, outcomes)
+        turns = 0
+        while turns < 3 or not all(one.done() for one in transfers):
+            turns += 1
+            taken = passes.accepted
+            reload(proxy.endpoint((SERVER, passes.port)))
+            eventually(lambda taken=taken: passes.accepted > taken, "who has come takes connections")
+            reload(proxy.endpoint((SERVER, passes.port), weight=0))
+            taken = passes.accepted
+            reload()  # it carries nothing any more, and goes
+            self.assertEqual(taken, passes.accepted)
+        self.assert_complete(transfers)
+        newcomers.close()
+        self.assertEqual({None}, set(newcomers.outcomes))
+        dropped = {why for why, count in running.service("web")["dropped"].items() if count}
+        reached = {"connection_limit", "source_limit", "rate_limit", "source_rate", "packet_rate"} & dropped
+        self.assertEqual((True, set()), ("access_denied" in dropped, reached))
+        self.assertEqual("success", running.reload([web, second]))
+        self.assertIsNone(self.transfer(stays, address_of(second), 100, 1000, 1000))
 
     def test_a_removed_service_ends_and_returns(self):
         echo = self.serve(lambda: Echo(host=SERVER))
