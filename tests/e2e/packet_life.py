@@ -7,11 +7,12 @@ import itertools
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 
 import proxy
-from netns import CLIENT, CLIENT6, PROXY, PROXY6, SERVER, NamespacedProxy, inside, ip
+from netns import CLIENT, CLIENT6, PROXY, PROXY6, SERVER, NamespacedProxy, checked, inside, ip
 from packet_plane import VIP, PacketPlane, netns
 from peers import Echo, Exchange
 from proxy import address_of, eventually, service
@@ -207,21 +208,78 @@ class Life(PacketPlane):
         self.assert_echo(self.dial(web))
         self.assertEqual("success", running.reload(settings={"packet": {**changed, "pin": self.pin}}))
 
-    def test_detach_leaves_nothing(self):
+    def programs_of(self, running):
+        return {one["program_id"] for one in running.json("/status")["packet_plane"]["interfaces"]}
+
+    def assert_nothing_left(self, programs):
+        for device in ("client0", "server0"):
+            self.assertNotIn("xdp", netns(self.middle, "ip", "link", "show", device).stdout)
+            self.assertNotIn("bpf", netns(self.middle, "tc", "filter", "show", "dev", device, "ingress").stdout)
+        for program in programs:  # what is attached anywhere, by whatever way, is there
+            eventually(lambda program=program: netns(self.middle, "bpftool", "prog", "show", "id", str(program),
+                                                     check=False).returncode, f"program {program} is gone")
+
+    def check_detach(self, mode):
         echo = self.serve(lambda: Echo(host=SERVER))
-        running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"))
+        running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"), mode=mode)
+        programs = self.programs_of(running)
         with inside(self.middle):
             refused = proxy.run("detach", "-c", running.config_file)
         self.assertEqual(1, refused.returncode)
         self.assertIn("running process", refused.stderr)
         running.stop()
-        self.assertIn("xdp", netns(self.middle, "ip", "link", "show", "client0").stdout)
+        for program in programs:
+            netns(self.middle, "bpftool", "prog", "show", "id", str(program))
         self.assertIn("detached from 2 interfaces", self.detach(running).stdout)
-        self.assertNotIn("xdp", netns(self.middle, "ip", "link", "show", "client0").stdout)
+        self.assert_nothing_left(programs)
         self.assertFalse(os.path.exists(self.pin))
         self.assertIn("nothing was attached", self.detach(running).stdout)
 
-    
+    @proxy.requires("bpftool")
+    def test_detach_leaves_nothing(self):
+        self.check_detach("native")
+
+    @proxy.requires("bpftool")
+    def test_detach_leaves_nothing_at_tc(self):
+        self.check_detach("tc")
+
+    def own_bpf_file_system(self):
+        """Another than the machine's, which may be in use."""
+        folder = tempfile.mkdtemp(prefix="marchproxy-e2e-")
+        self.addCleanup(os.rmdir, folder)
+        checked(["mount", "-t", "bpf", "bpf", folder])
+        self.addCleanup(checked, ["umount", folder])
+        return folder
+
+    @proxy.requires("bpftool")
+    def test_clean_bpf_after_a_killed_process_and_where_nothing_is(self):
+        bpf = self.own_bpf_file_system()
+
+        def clean():  # what the Makefile's target runs, which knows of no configuration
+            with inside(self.middle):
+                done = proxy.run("detach", prefix=["unshare", "--mount", "sh", "-c",
+                                                   f'mount --bind {bpf} /sys/fs/bpf && exec "$0" "$@"'])
+            self.assertEqual((0, ""), (done.returncode, done.stderr))
+            return done.stdout
+
+        self.assertEqual("/sys/fs/bpf/marchproxy: nothing was attached\n", clean())
+        echo = self.serve(lambda: Echo(host=SERVER))
+        web = service((SERVER, echo.port), listen=f"{VIP}:80")
+        running = self.begin(web, mode="tc", pin=f"{bpf}/marchproxy")
+        programs = self.programs_of(running)
+        running.signal(signal.SIGKILL)
+        running.wait()
+        running.expected_exit = -signal.SIGKILL
+        client = self.dial(web)
+        self.assert_echo(client)
+        self.assertEqual("/sys/fs/bpf/marchproxy: detached from 2 interfaces\n", clean())
+        self.assert_nothing_left(programs)
+        self.assertFalse(os.path.exists(f"{bpf}/marchproxy"))
+        client.settimeout(0.5)
+        client.send(b"lost")
+        with self.assertRaises(OSError):
+            client.recv(10)
+        self.assertEqual("/sys/fs/bpf/marchproxy: nothing was attached\n", clean())
 
     def test_an_interface_goes_and_returns(self):
         echo = self.serve(lambda: Echo(host=SERVER))

@@ -361,10 +361,10 @@ class Proxy:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
-def run(*arguments, environment=None, timeout=20, cwd=None):
-    """The binary with these arguments, to its end."""
+def run(*arguments, environment=None, timeout=20, cwd=None, prefix=()):
+    """The binary with these arguments, to its end; prefix as Proxy's."""
     base = {k: v for k, v in os.environ.items() if not k.startswith(("MARCHPROXY_", "LISTEN_"))}
-    return subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=timeout,
+    return subprocess.run([*prefix, BINARY, *arguments], capture_output=True, text=True, timeout=timeout,
                           env={**base, **(environment or {})}, stdin=subprocess.DEVNULL, cwd=cwd, errors="replace")
 
 
