@@ -17,13 +17,13 @@ from proxy import address_of, eventually, service
 
 
 class Ports:
-    """Listens at many ports and answers each connection with the number of the one it came to."""
+    """Listens at many ports and answers each connection, and whatever it says, with the number of the port."""
 
     def __init__(self, host, first, count):
         self.selector = selectors.DefaultSelector()
         self.listeners = [socket.create_server((host, first + n), backlog=64) for n in range(count)]
         for listener in self.listeners:
-            self.selector.register(listener, selectors.EVENT_READ)
+            self.selector.register(listener, selectors.EVENT_READ, self._accept)
         self.stopping = False
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
@@ -31,15 +31,26 @@ class Ports:
     def _serve(self):
         while not self.stopping:
             for key, _ in self.selector.select(0.1):
-                connection, _ = key.fileobj.accept()
-                connection.sendall(b"%d" % key.fileobj.getsockname()[1])
-                connection.close()
+                key.data(key.fileobj)
+
+    def _accept(self, listener):
+        connection, _ = listener.accept()
+        connection.sendall(b"%d" % listener.getsockname()[1])
+        self.selector.register(connection, selectors.EVENT_READ, self._answer)
+
+    def _answer(self, connection):
+        with contextlib.suppress(OSError):
+            if connection.recv(100):
+                return connection.sendall(b"%d" % connection.getsockname()[1])
+        self.selector.unregister(connection)
+        connection.close()
 
     def close(self):
         self.stopping = True
         self.thread.join(5)
-        for listener in self.listeners:
-            listener.close()
+        for key in list(self.selector.get_map().values()):
+            key.fileobj.close()
+        self.selector.close()
 
 
 class Carry(PacketPlane):
@@ -260,6 +271,13 @@ class Carry(PacketPlane):
         for one in kept:
             self.assert_echo(one)
 
+    def port_of(self, connection):
+        return int(proxy.receive_exactly(connection, 5))
+
+    def drawn(self, target):
+        with self.dial(target) as connection:
+            return self.port_of(connection)
+
     def test_a_thousand_endpoints(self):
         first, count = 20_000, 1000
         self.serve(lambda: Ports(SERVER, first, count))
@@ -267,16 +285,28 @@ class Carry(PacketPlane):
         web = service(*endpoints, listen=f"{VIP}:80")
         running = self.begin(web)
         self.assertEqual(count, len(self.assert_in_kernel(running)["endpoints"]))
-        hits = collections.Counter(self.name_of(web) for _ in range(4000))
+        hits = collections.Counter(self.drawn(web) for _ in range(4000))
         # Of 4000 draws from 1000 the fullest has 15 at most, but for one run in some ten thousand.
         self.assertGreater(len(hits), 930)
         self.assertLess(max(hits.values()), 16)
-        # Half of them leave: their shares go to the others, and nobody else's flows move.
+        # Half of them leave: their shares go to the others, and nobody else's flows move, nor when they return.
+        held = [(connection, self.port_of(connection)) for connection in (self.dial(web) for _ in range(100))]
+
+        def assert_they_stay():
+            for connection, port in held:
+                if port % 2 == 0:
+                    connection.sendall(b"?")
+                    self.assertEqual(port, self.port_of(connection))
         begin = time.monotonic()
         self.assertEqual("success", running.reload([service(*endpoints[::2], listen=f"{VIP}:80")]))
         self.assertLess(time.monotonic() - begin, 5)
-        after = collections.Counter(self.name_of(web) for _ in range(1000))
-        self.assertEqual({0}, {int(port) % 2 for port in after})
+        assert_they_stay()
+        after = collections.Counter(self.drawn(web) for _ in range(1000))
+        self.assertEqual({0}, {port % 2 for port in after})
+        self.assertEqual("success", running.reload([web]))
+        assert_they_stay()
+        self.assertEqual({0, 1}, {self.drawn(web) % 2 for _ in range(100)})
+
 
 if __name__ == "__main__":
     proxy.main()

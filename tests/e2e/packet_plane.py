@@ -65,8 +65,5 @@ class PacketPlane(World):
         self.assertEqual("packet", shown["plane"], shown["plane_reason"])
         return shown
 
-    def name_of(self, target):
-        return proxy.receive_all(self.dial(target)).decode().strip()
-
     def flow(self, running, name="web"):
         return [one for one in running.flows(f"?service={name}") if one["state"] != "closed"]
