@@ -223,10 +223,8 @@ std::vector<Finding> examine(const std::vector<packet::Capability>& capabilities
          usable ? "" : "see what is missing below; the stream plane serves meanwhile"}};
     for (const packet::Capability& capability : capabilities)
         if (!capability.available)
-            findings.push_back(
-                {State::improvable, "packet plane, " + capability.what, capability.reason,
-                 capability.needed ? "the packet plane needs it" : "the packet plane works less well without it",
-                 capability.advice});
+            findings.push_back({State::improvable, "packet plane, " + capability.what, capability.reason,
+                                "the packet plane needs it", capability.advice});
     return findings;
 }
 

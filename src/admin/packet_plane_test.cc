@@ -139,10 +139,10 @@ TEST_F(PacketPlane, HasNoPacketsOfATcpServiceOfTheStreamPlane) {
 }
 
 packet::Capability there(const char* what) {
-    return {.what = what, .available = true, .needed = true, .reason = "it is there", .advice = {}};
+    return {.what = what, .available = true, .reason = "it is there", .advice = {}};
 }
-packet::Capability lacking(const char* what, bool needed) {
-    return {.what = what, .available = false, .needed = needed, .reason = "not found", .advice = "do something"};
+packet::Capability lacking(const char* what) {
+    return {.what = what, .available = false, .reason = "not found", .advice = "do something"};
 }
 
 TEST(PacketPlaneDoctor, IsContentWithAMachineThatHasEverything) {
@@ -155,8 +155,8 @@ TEST(PacketPlaneDoctor, IsContentWithAMachineThatHasEverything) {
 }
 
 TEST(PacketPlaneDoctor, NamesEachCapabilityThatIsMissingAndWhatToDo) {
-    const auto findings = examine(std::vector{there("kernel 6.1"), lacking("CAP_BPF", true), lacking("libxdp", false)});
-    ASSERT_EQ(findings.size(), 3u);
+    const auto findings = examine(std::vector{there("kernel 6.1"), lacking("CAP_BPF")});
+    ASSERT_EQ(findings.size(), 2u);
     EXPECT_EQ(findings[0].state, Finding::State::improvable);
     EXPECT_THAT(findings[0].found, HasSubstr("cannot be used here"));
     EXPECT_THAT(findings[0].advice, HasSubstr("below"));
@@ -164,15 +164,6 @@ TEST(PacketPlaneDoctor, NamesEachCapabilityThatIsMissingAndWhatToDo) {
     EXPECT_EQ(findings[1].found, "not found");
     EXPECT_EQ(findings[1].advice, "do something");
     EXPECT_THAT(findings[1].meaning, HasSubstr("needs it"));
-    EXPECT_EQ(findings[2].name, "packet plane, libxdp");
-    EXPECT_THAT(findings[2].meaning, HasSubstr("less well"));
-}
-
-TEST(PacketPlaneDoctor, TakesWhatIsNotNeededForUsableAndNamesItStill) {
-    const auto findings = examine(std::vector{there("CAP_BPF"), lacking("libxdp", false)});
-    ASSERT_EQ(findings.size(), 2u);
-    EXPECT_EQ(findings[0].state, Finding::State::good);
-    EXPECT_EQ(findings[1].state, Finding::State::improvable);
 }
 
 }  // namespace

@@ -11,24 +11,29 @@
 namespace marchproxy::packet {
 
 struct Capability {
-    std::string what;  // "kernel 6.1", "CAP_BPF", "helper bpf_loop"
+    std::string what;  // "kernel 6.1", "CAP_BPF", "helper bpf_loop at XDP"
     bool available = false;
-    bool needed = true;  // false: the packet plane works without it, less well
     std::string reason;  // what was found; never empty
     std::string advice;  // what to do; empty when available
 };
 
 std::vector<Capability> probe_capabilities();
 
-// All that is needed is there.
+// All of it is there.
 bool usable(const std::vector<Capability>& capabilities);
 
-// "CAP_BPF: ... ; ...": what is needed and missing, one sentence each; empty: nothing.
+// "CAP_BPF: ...; ...": what is missing, one sentence each; empty: nothing.
 std::string missing(const std::vector<Capability>& capabilities);
 
 // The judgements that need no kernel. `release`: of uname(2). `effective`: a bit for each capability(7).
 Capability judge_kernel(std::string_view release);
 std::vector<Capability> judge_privileges(uint64_t effective);
+// `answer` of a probe: 1 there, 0 not, below 0 the errno of asking.
+Capability judge_probe(std::string what, int answer, std::string_view use);
+
+// Whether programs of this type (enum bpf_prog_type) may call a helper (enum bpf_func_id): 1 or 0. Where nothing may be
+// loaded the answer says nothing.
+int ask_for_helper(uint32_t type, uint32_t helper);
 
 // The calling thread's effective capabilities, a bit each (capget(2)).
 uint64_t effective_capabilities();

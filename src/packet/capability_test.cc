@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 
@@ -50,11 +51,29 @@ TEST(Capability, JudgesPrivileges) {
     EXPECT_EQ(missing(judge_privileges(bpf | net | perf)), "");
 }
 
+TEST(Capability, SaysOfAHelperThatIsNotThereWhatItIsForAndWhatToDo) {
+    const Capability absent = judge_probe("helper bpf_fib_lookup at XDP", 0, "next hops");
+    EXPECT_FALSE(absent.available);
+    EXPECT_EQ(absent.reason, "the kernel lacks it; for next hops");
+    EXPECT_THAT(absent.advice, HasSubstr("kernel of Linux 6.1 or newer"));
+    EXPECT_EQ(missing({absent}), "helper bpf_fib_lookup at XDP: the kernel lacks it; for next hops");
+    EXPECT_FALSE(usable({absent}));
+
+    const Capability refused = judge_probe("helper bpf_fib_lookup at XDP", -EPERM, "next hops");
+    EXPECT_FALSE(refused.available);
+    EXPECT_THAT(refused.reason, HasSubstr("could not be asked for: Operation not permitted"));
+    EXPECT_THAT(refused.advice, HasSubstr("CAP_BPF"));
+
+    const Capability there = judge_probe("helper bpf_fib_lookup at XDP", 1, "next hops");
+    EXPECT_TRUE(there.available);
+    EXPECT_EQ(there.reason, "there; for next hops");
+    EXPECT_EQ(there.advice, "");
+}
+
 TEST(Capability, SaysOfEverythingWhatWasFoundAndWhatToDo) {
     const auto list = probe_capabilities();
-    for (const char* what : {"kernel 6.1", "kernel BTF", "CAP_BPF", "CAP_NET_ADMIN", "XDP programs", "SYSCALL programs",
-                             "helper bpf_loop", "helper bpf_fib_lookup", "helper bpf_tcp_raw_gen_syncookie_ipv4",
-                             "helper bpf_xdp_adjust_head", "helper bpf_ktime_get_coarse_ns"})
+    for (const char* what :
+         {"kernel 6.1", "kernel BTF", "CAP_BPF", "CAP_NET_ADMIN", "XDP programs", "TC programs", "SYSCALL programs"})
         EXPECT_NE(find(list, what), nullptr) << what;
     for (const Capability& capability : list) {
         EXPECT_FALSE(capability.reason.empty()) << capability.what;
@@ -77,7 +96,7 @@ TEST(Capability, WithoutRightsNothingIsClaimed) {
         if (::setresuid(65534, 65534, 65534) != 0) std::_Exit(2);
         const auto list = probe_capabilities();
         bool right = !usable(list);
-        for (const char* what : {"CAP_BPF", "CAP_NET_ADMIN", "XDP programs", "helper bpf_loop"}) {
+        for (const char* what : {"CAP_BPF", "CAP_NET_ADMIN", "XDP programs", "helpers"}) {
             const Capability* capability = find(list, what);
             const bool said = capability != nullptr && !capability->available &&
                               capability->advice.find("CAP_NET_ADMIN") != std::string::npos;
