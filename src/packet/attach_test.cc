@@ -6,7 +6,9 @@
 #include <linux/if_link.h>
 #include <sys/wait.h>
 
+#include <cerrno>
 #include <csignal>
+#include <functional>
 
 #include "packet/test_namespace.h"
 
@@ -55,6 +57,16 @@ class Attach : public testing::Namespace {
     static bool has_filter(const std::string& interface) {
         return testing::run("tc filter show dev " + interface + " ingress | grep -q bpf");
     }
+    // One of somebody else's.
+    static bool add_filter(const Descriptor& program, bpf_tc_attach_point side) {
+        LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = static_cast<int>(::if_nametoindex("near")), .attach_point = side);
+        const int made = bpf_tc_hook_create(&hook);
+        LIBBPF_OPTS(bpf_tc_opts, filter, .prog_fd = program.get(), .handle = 1, .priority = 1);
+        return (made == 0 || made == -EEXIST) && bpf_tc_attach(&hook, &filter) == 0;
+    }
+    static bool has_clsact(const std::string& interface) {
+        return testing::run("tc qdisc show dev " + interface + " | grep -q clsact");
+    }
     static bool has_tcx(const std::string& interface, const Attacher& with, const Attachable& programs) {
         const Way only[] = {Way::tcx};
         const bool there = with.attach(interface, only, programs).ok();
@@ -94,6 +106,7 @@ TEST_F(Attach, EachModeAttachesInItsOwnWayAndDetachesAgain) {
             EXPECT_EQ(index_of_link(held), 0u) << name_of(way);
         }
         EXPECT_FALSE(has_filter("near"));
+        EXPECT_FALSE(has_clsact("near")) << name_of(way);
         EXPECT_FALSE(attacher().still_attached(*attached)) << name_of(way);
         EXPECT_TRUE(frame_passes()) << name_of(way);
         EXPECT_THAT(attacher().attachments(), IsEmpty());
@@ -246,18 +259,72 @@ TEST_F(Attach, FollowsAnInterfaceThroughAChangeOfName) {
 
 TEST_F(Attach, LeavesFiltersOfOthersAlone) {
     const Descriptor other = testing::load_classifier("somebody_else");
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = static_cast<int>(::if_nametoindex("near")),
-                .attach_point = BPF_TC_INGRESS);
-    ASSERT_EQ(bpf_tc_hook_create(&hook), 0);
-    LIBBPF_OPTS(bpf_tc_opts, filter, .prog_fd = other.get(), .handle = 1, .priority = 1);
-    ASSERT_EQ(bpf_tc_attach(&hook, &filter), 0);
-
+    ASSERT_TRUE(add_filter(other, BPF_TC_INGRESS));
     const Way clsact[] = {Way::clsact};
     ASSERT_TRUE(attacher().attach("near", clsact, passing()).ok());
     EXPECT_EQ(attacher().detach("near"), 1u);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = static_cast<int>(::if_nametoindex("near")),
+                .attach_point = BPF_TC_INGRESS);
     LIBBPF_OPTS(bpf_tc_opts, query, .handle = 1, .priority = 1);
     EXPECT_EQ(bpf_tc_query(&hook, &query), 0);
     EXPECT_EQ(query.prog_id, id_of_program(other.get()));
+}
+
+TEST_F(Attach, TakesTheQueueingDisciplineAwayOnceNoFilterHangsOnIt) {
+    const Descriptor other = testing::load_classifier("somebody_else");
+    const auto nobody = [] { return true; };
+    const auto make = [] { return testing::run("tc qdisc add dev near clsact"); };
+    const auto remove = [] { return testing::run("tc qdisc del dev near clsact"); };
+    const auto clear = [] { return testing::run("tc filter del dev near ingress"); };
+    const auto at_ingress = [&] { return add_filter(other, BPF_TC_INGRESS); };
+    const auto at_egress = [&] { return add_filter(other, BPF_TC_EGRESS); };
+    struct Row {
+        const char* name;
+        std::function<bool()> before, meanwhile;  // what others do before we attach, and while we are attached
+        bool stays;
+    };
+    const Row rows[] = {
+        {"nobody else", nobody, nobody, false},
+        {"made by another, for nothing", make, nobody, false},
+        {"another's filter beside ours", nobody, at_ingress, true},
+        {"another's at the other side", nobody, at_egress, true},
+        {"another's there before ours", at_egress, nobody, true},
+        {"ours taken away by another", nobody, clear, false},
+        {"all of it taken away by another", nobody, remove, false},
+    };
+    const Way clsact[] = {Way::clsact};
+    for (const Row& row : rows) {
+        ASSERT_TRUE(row.before()) << row.name;
+        ASSERT_TRUE(attacher().attach("near", clsact, passing()).ok()) << row.name;
+        EXPECT_TRUE(has_clsact("near")) << row.name;
+        ASSERT_TRUE(row.meanwhile()) << row.name;
+        EXPECT_EQ(attacher().detach("near"), 1u) << row.name;
+        EXPECT_EQ(has_clsact("near"), row.stays) << row.name;
+        remove();
+    }
+}
+
+// The older discipline takes our filter too.
+TEST_F(Attach, LeavesAnIngressDisciplineOfOthers) {
+    ASSERT_TRUE(testing::run("tc qdisc add dev near ingress"));
+    const Way clsact[] = {Way::clsact};
+    const auto attached = attacher().attach("near", clsact, passing());
+    ASSERT_TRUE(attached.ok()) << attached.error();
+    EXPECT_TRUE(has_filter("near"));
+    EXPECT_EQ(attacher().detach("near"), 1u);
+    EXPECT_FALSE(has_filter("near"));
+    EXPECT_TRUE(testing::run("tc qdisc show dev near | grep -q ingress"));
+}
+
+TEST_F(Attach, LeavesNoQueueingDisciplineWhereTheFilterIsRefused) {
+    Attachable wrong = passing();
+    wrong.classifier = pass_.get();  // an XDP program
+    const Way clsact[] = {Way::clsact};
+    ASSERT_FALSE(attacher().attach("near", clsact, wrong).ok());
+    EXPECT_FALSE(has_clsact("near"));
+    ASSERT_TRUE(testing::run("tc qdisc add dev near clsact"));
+    ASSERT_FALSE(attacher().attach("near", clsact, wrong).ok());
+    EXPECT_TRUE(has_clsact("near")) << "that one was there before";
 }
 
 TEST_F(Attach, AFilterOfAnotherInOurPlaceIsNotReplaced) {

@@ -55,7 +55,7 @@ uint32_t program_there(Way way, const Interface& interface, const Descriptor& pi
 // For links, the index of the interface that the link is on, whatever its name is now; 0: none.
 unsigned index_of_link(const Descriptor& link);
 
-// Idempotent; other programs and filters stay, and so does the clsact queueing discipline, which they may need.
+// Idempotent; other programs and filters stay. The clsact queueing discipline stays while one of them hangs on it.
 void take_away(Way way, const Interface& interface, const Descriptor& pinned);
 
 // Why the kernel refused, from what is known about it.

@@ -1,6 +1,8 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <linux/bpf.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -8,6 +10,7 @@
 
 #include "packet/hook_ways.h"
 #include "packet/libbpf_messages.h"
+#include "packet/netlink.h"
 
 namespace marchproxy::packet::tc {
 
@@ -44,16 +47,42 @@ uint32_t program_in_our_place(const Interface& interface) {
     return bpf_tc_query(&hook, &options) == 0 ? options.prog_id : 0;
 }
 
+// Also where that could not be found out: what may be in use stays.
+bool has_filters(const Interface& interface, uint32_t side) {
+    tcmsg where{};
+    where.tcm_ifindex = static_cast<int>(interface.index);
+    where.tcm_parent = TC_H_MAKE(TC_H_CLSACT, side);
+    netlink::Request request(RTM_GETTFILTER, NLM_F_DUMP);
+    request.append(where);
+    const netlink::Answer answer = netlink::ask(request);
+    if (answer.error != 0) return true;
+    netlink::Messages messages(answer.replies);
+    while (const auto message = messages.next())
+        if (message->type == RTM_NEWTFILTER) return true;
+    return false;
+}
+
+// Without filters it does nothing, whoever made it. A qdisc of the kind `ingress` is none of ours: the kernel refuses
+// to take it away as clsact.
+void take_unused_clsact_away(const Interface& interface) {
+    if (has_filters(interface, TC_H_MIN_INGRESS) || has_filters(interface, TC_H_MIN_EGRESS)) return;
+    const LibbpfMessages quiet;  // it would say that what it was to take away is not there
+    bpf_tc_hook whole = ingress_of(interface);
+    whole.attach_point = static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS);
+    bpf_tc_hook_destroy(&whole);
+}
+
 Result<Descriptor> set_filter(const Interface& interface, int program, uint32_t flags) {
     const LibbpfMessages quiet;  // it would say that what it was to make is there, or what it was to find is not
     bpf_tc_hook hook = ingress_of(interface);
-    if (const int error = bpf_tc_hook_create(&hook); error != 0 && error != -EEXIST)
-        return Error{explain(look_into(Way::clsact, interface, -error, {}))};
+    const int made = bpf_tc_hook_create(&hook);
+    if (made != 0 && made != -EEXIST) return Error{explain(look_into(Way::clsact, interface, -made, {}))};
     LIBBPF_OPTS(bpf_tc_opts, options, .prog_fd = program, .flags = flags, .handle = filter_handle,
                 .priority = filter_priority);
-    if (const int error = bpf_tc_attach(&hook, &options); error != 0)
-        return Error{explain(look_into(Way::clsact, interface, -error, {}))};
-    return Descriptor(::dup(program));
+    const int error = bpf_tc_attach(&hook, &options);
+    if (error == 0) return Descriptor(::dup(program));
+    if (made == 0) take_unused_clsact_away(interface);
+    return Error{explain(look_into(Way::clsact, interface, -error, {}))};
 }
 
 }  // namespace
@@ -89,11 +118,13 @@ uint32_t filter_there(const Interface& interface, const Descriptor& pinned) {
 }
 
 void take_filter_away(const Interface& interface, const Descriptor& pinned) {
-    if (filter_there(interface, pinned) == 0) return;
-    const LibbpfMessages quiet;  // it would say that what it was to make is there, or what it was to find is not
-    const bpf_tc_hook hook = ingress_of(interface);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = filter_handle, .priority = filter_priority);
-    bpf_tc_detach(&hook, &options);
+    if (filter_there(interface, pinned) != 0) {
+        const LibbpfMessages quiet;  // it would say that what it was to find is not there
+        const bpf_tc_hook hook = ingress_of(interface);
+        LIBBPF_OPTS(bpf_tc_opts, options, .handle = filter_handle, .priority = filter_priority);
+        bpf_tc_detach(&hook, &options);
+    }
+    take_unused_clsact_away(interface);
 }
 
 }  // namespace marchproxy::packet::tc
