@@ -82,8 +82,11 @@ int detach(const config::Sources& sources) {
         return failed;
     }
     fmt::print("{}: {}\n", pin,
-               *removed == 0 ? std::string("nothing was attached") : fmt::format("detached from {} interfaces", *removed));
-    return fine;
+               removed->interfaces == 0 ? std::string("nothing was attached")
+                                        : fmt::format("detached from {} interfaces", removed->interfaces));
+    for (const std::string& left : removed->left)
+        fmt::print(stderr, "marchproxy-l3l4 detach: {}\n", left);
+    return removed->left.empty() ? fine : failed;
 }
 
 }  // namespace

@@ -3,11 +3,15 @@
 #include <fmt/format.h>
 #include <ifaddrs.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <optional>
+
+#include "packet/pinned_text.h"
 
 namespace marchproxy::packet {
 
@@ -58,19 +62,65 @@ uint64_t available_memory() {
     return 0;
 }
 
-Result<void> allow_route_lookups() {
-    for (const char* path : {"/proc/sys/net/ipv4/conf/lo/forwarding", "/proc/sys/net/ipv6/conf/lo/forwarding"}) {
-        std::ifstream input(path);
-        int forwards = 0;
-        if (!(input >> forwards) || forwards == 1) continue;  // a kernel without IPv6 has no such file
-        std::ofstream output(path);
-        if (!(output << "1" << std::flush))
+namespace {
+
+// Of IP version '4' or '6'.
+std::string forwarding_file(char version, const char* interface) {
+    return fmt::format("/proc/sys/net/ipv{}/conf/{}/forwarding", version, interface);
+}
+std::string forwarding_name(char version) {
+    return fmt::format("net.ipv{}.conf.lo.forwarding", version);
+}
+
+// Nothing: a kernel without IPv6 has no such file.
+std::optional<bool> forwards(char version, const char* interface) {
+    std::ifstream input(forwarding_file(version, interface));
+    int value = 0;
+    return input >> value ? std::optional(value != 0) : std::nullopt;
+}
+
+bool set_forwarding_of_lo(char version, char value) {
+    std::ofstream output(forwarding_file(version, "lo"));
+    return static_cast<bool>(output << value << std::flush);
+}
+
+std::string note_in(const std::string& directory) {
+    return directory + "/forwarding";
+}
+
+}  // namespace
+
+// The note comes first: whenever the process ends, it names what is to be set back.
+Result<void> allow_route_lookups(const std::string& directory, bool ipv6) {
+    std::string wanting;
+    for (const char version : std::string_view(ipv6 ? "46" : "4"))
+        if (forwards(version, "lo") == false) wanting += version;
+    if (wanting.empty()) return {};
+    std::string noted = read_pinned_text(note_in(directory)).value_or("");
+    for (const char version : wanting)
+        if (noted.find(version) == std::string::npos) noted += version;
+    if (auto written = write_pinned_text(note_in(directory), noted); !written.ok()) return written;
+    for (const char version : wanting)
+        if (!set_forwarding_of_lo(version, '1'))
             return Error{fmt::format(
-                "{} is 0 and cannot be written ({}); the packet plane asks for routes there: set it to 1 (sysctl -w "
-                "net.ipv4.conf.lo.forwarding=1 net.ipv6.conf.lo.forwarding=1; it forwards nothing for anybody)",
-                path, std::strerror(errno))};
-    }
+                "{0} is 0 and cannot be written ({1}); the packet plane asks for routes there: set it to 1 (sysctl -w "
+                "{0}=1; it forwards nothing for anybody)",
+                forwarding_name(version), std::strerror(errno))};
     return {};
+}
+
+std::vector<std::string> end_route_lookups(const std::string& directory) {
+    std::vector<std::string> left;
+    for (const char version : read_pinned_text(note_in(directory)).value_or("")) {
+        if (forwards(version, "lo") != true || forwards(version, "all") == true) continue;
+        if (!set_forwarding_of_lo(version, '0'))
+            left.push_back(
+                fmt::format("{0} stays 1, which forwards nothing for anybody, and cannot be written ({1}): "
+                            "sysctl -w {0}=0",
+                            forwarding_name(version), std::strerror(errno)));
+    }
+    if (left.empty()) ::unlink(note_in(directory).c_str());
+    return left;
 }
 
 }  // namespace marchproxy::packet

@@ -1,11 +1,12 @@
-// What the packet plane asks the machine: its own addresses, the ports that its sockets leave free, its memory.
-// Thread: the control thread; each takes microseconds to milliseconds.
+// What the packet plane asks the machine: its own addresses, the ports that its sockets leave free, its memory; and
+// what it sets there. Thread: the control thread; each takes microseconds to milliseconds.
 #pragma once
 
 #include <cstdint>
 #include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "model/address.h"
 #include "model/result.h"
@@ -26,7 +27,12 @@ PortRange free_ports();
 uint64_t available_memory();  // bytes; 0: unknown
 
 // Lets the programs ask for routes as the machine itself does, from the loopback interface: the kernel answers only for
-// interfaces that forward, and lo is the one on which that opens nothing to anybody.
-Result<void> allow_route_lookups();
+// interfaces that forward, and lo is the one on which that opens nothing to anybody. Sets net.ipv4.conf.lo.forwarding
+// to 1, and IPv6's where that is wanted. What was 0 is noted below `directory` (packet.pin), for the end.
+Result<void> allow_route_lookups(const std::string& directory, bool ipv6);
+
+// Sets back to 0 what the note names, unless the whole machine forwards by now, and removes the note. Returns what
+// could not be set back, and what to do; the note stays then.
+std::vector<std::string> end_route_lookups(const std::string& directory);
 
 }  // namespace marchproxy::packet

@@ -9,6 +9,9 @@
 namespace marchproxy::packet {
 namespace {
 
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
 
 IpAddress ip(std::string_view text) {
@@ -42,14 +45,7 @@ TEST(PortsBeside, AreTheLargerPartThatTheKernelDoesNotGiveOut) {
     }
 }
 
-class MachineOfItsOwn : public testing::Namespace {
-  protected:
-    static bool is_one(const char* path) {
-        int value = -1;
-        std::ifstream(path) >> value;
-        return value == 1;
-    }
-};
+class MachineOfItsOwn : public testing::Namespace {};
 
 TEST_F(MachineOfItsOwn, FindsTheAddressesOfAllInterfaces) {
     EXPECT_THAT(own_addresses(), UnorderedElementsAre(ip("127.0.0.1"), ip("::1")));
@@ -67,17 +63,98 @@ TEST_F(MachineOfItsOwn, TakesThePortsBesideThoseOfThisNamespace) {
     EXPECT_EQ(free_ports().count, 55'536);
 }
 
-TEST_F(MachineOfItsOwn, LetsProgramsAskForRoutesWithoutForwardingForOthers) {
-    ASSERT_TRUE(
-        testing::run("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 "
-                     "net.ipv4.conf.lo.forwarding=0 net.ipv6.conf.lo.forwarding=0"));
-    const auto allowed = allow_route_lookups();
-    ASSERT_TRUE(allowed.ok()) << allowed.error();
-    EXPECT_TRUE(is_one("/proc/sys/net/ipv4/conf/lo/forwarding"));
-    EXPECT_TRUE(is_one("/proc/sys/net/ipv6/conf/lo/forwarding"));
-    EXPECT_FALSE(is_one("/proc/sys/net/ipv4/conf/near/forwarding"));
-    EXPECT_FALSE(is_one("/proc/sys/net/ipv6/conf/near/forwarding"));
-    EXPECT_TRUE(allow_route_lookups().ok()) << "a second time there is nothing to do";
+class RouteLookups : public testing::PinNamespace {
+  protected:
+    void SetUp() override {
+        PinNamespace::SetUp();
+        if (IsSkipped() || HasFatalFailure()) return;
+        // lo last: the first two set those of every interface.
+        ASSERT_TRUE(set("net.ipv4.ip_forward=0") && set("net.ipv6.conf.all.forwarding=0"));
+        ASSERT_TRUE(set("net.ipv4.conf.lo.forwarding=0") && set("net.ipv6.conf.lo.forwarding=0"));
+    }
+    static bool set(const std::string& text) { return testing::run("sysctl -qw " + text); }
+    static int forwarding(const std::string& version, const std::string& interface = "lo") {
+        int value = -1;
+        std::ifstream("/proc/sys/net/ip" + version + "/conf/" + interface + "/forwarding") >> value;
+        return value;
+    }
+    void allow(bool ipv6 = true) const {
+        const auto allowed = allow_route_lookups(bpffs, ipv6);
+        EXPECT_TRUE(allowed.ok()) << allowed.error();
+    }
+    std::vector<std::string> end() const { return end_route_lookups(bpffs); }
+    bool noted() const { return ::access((bpffs + "/forwarding").c_str(), F_OK) == 0; }
+};
+
+TEST_F(RouteLookups, AreAllowedWithoutForwardingForOthers) {
+    allow();
+    for (const char* version : {"v4", "v6"}) {
+        EXPECT_EQ(forwarding(version), 1);
+        EXPECT_EQ(forwarding(version, "near"), 0);
+        EXPECT_EQ(forwarding(version, "all"), 0);
+    }
+}
+
+TEST_F(RouteLookups, EndAsTheMachineWasBefore) {
+    allow();
+    allow();  // another process later
+    EXPECT_THAT(end(), IsEmpty());
+    EXPECT_EQ(forwarding("v4"), 0);
+    EXPECT_EQ(forwarding("v6"), 0);
+    EXPECT_FALSE(noted());
+    EXPECT_THAT(end(), IsEmpty()) << "a second time there is nothing to do";
+}
+
+// Setting it makes the kernel forget default routes that routers have announced.
+TEST_F(RouteLookups, LeaveIPv6AloneWhileNoServiceHasIt) {
+    allow(false);
+    EXPECT_EQ(forwarding("v4"), 1);
+    EXPECT_EQ(forwarding("v6"), 0);
+    allow(true);
+    EXPECT_EQ(forwarding("v6"), 1);
+    EXPECT_THAT(end(), IsEmpty());
+    EXPECT_EQ(forwarding("v4"), 0);
+    EXPECT_EQ(forwarding("v6"), 0);
+}
+
+TEST_F(RouteLookups, LeaveWhatWasSetBeforeAndWhatTheMachineNeedsByNow) {
+    ASSERT_TRUE(set("net.ipv4.conf.lo.forwarding=1"));
+    allow();
+    ASSERT_TRUE(set("net.ipv6.conf.all.forwarding=1"));
+    EXPECT_THAT(end(), IsEmpty());
+    EXPECT_EQ(forwarding("v4"), 1) << "it was before";
+    EXPECT_EQ(forwarding("v6"), 1) << "the machine is a router now";
+    EXPECT_FALSE(noted());
+}
+
+TEST_F(RouteLookups, AreAllowedAgainAfterSomebodySetThemBack) {
+    allow();
+    ASSERT_TRUE(set("net.ipv4.ip_forward=1") && set("net.ipv4.ip_forward=0"));
+    EXPECT_EQ(forwarding("v4"), 0);
+    allow();
+    EXPECT_EQ(forwarding("v4"), 1);
+    EXPECT_THAT(end(), IsEmpty());
+    EXPECT_EQ(forwarding("v4"), 0);
+}
+
+TEST_F(RouteLookups, SayWhatCannotBeWrittenAndWhatToDo) {
+    ASSERT_EQ(::mount("/proc/sys", "/proc/sys", nullptr, MS_BIND, nullptr), 0);
+    const auto read_only = [](bool is) {
+        return ::mount("none", "/proc/sys", nullptr, MS_REMOUNT | MS_BIND | (is ? MS_RDONLY : 0), nullptr) == 0;
+    };
+    ASSERT_TRUE(read_only(true));
+    const auto refused = allow_route_lookups(bpffs, true);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_THAT(refused.error(), HasSubstr("sysctl -w net.ipv4.conf.lo.forwarding=1"));
+    ASSERT_TRUE(read_only(false));
+    allow();
+    ASSERT_TRUE(read_only(true));
+    EXPECT_THAT(end(), ElementsAre(HasSubstr("sysctl -w net.ipv4.conf.lo.forwarding=0"),
+                                   HasSubstr("sysctl -w net.ipv6.conf.lo.forwarding=0")));
+    EXPECT_TRUE(noted()) << "to be tried again";
+    ASSERT_TRUE(read_only(false));
+    EXPECT_THAT(end(), IsEmpty());
+    EXPECT_FALSE(noted());
 }
 
 TEST(Machine, KnowsItsMemory) {

@@ -53,6 +53,7 @@ class PinnedMaps {
     // `directory`: packet.pin, on a BPF file system (pins.h, ensure_on_bpffs).
     explicit PinnedMaps(std::string directory) : directory_(std::move(directory)) {}
 
+    const std::string& directory() const { return directory_; }
     std::string path_of(std::string_view map) const;
     Result<void> make_directory() const;
 

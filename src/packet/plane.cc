@@ -146,6 +146,7 @@ void Plane::Implementation::unload() {
     attacher_.reset();
     pins_.reset();
     pin_lock_.reset();
+    unasked_.clear();
     held_ = {};
     ++written_;
 }
@@ -174,9 +175,12 @@ void Plane::Implementation::end() {
     }
     const auto removed = Plane::remove(pin);
     if (!removed.ok())
-        log_.error("packet plane: what another process, or an earlier one, left stays", {{"error", removed.error()}});
-    else if (*removed > 0)
-        log_.info("packet plane ended: no service is in it", {{"interfaces", *removed}});
+        return log_.error("packet plane: what another process, or an earlier one, left stays",
+                          {{"error", removed.error()}});
+    if (removed->interfaces > 0)
+        log_.info("packet plane ended: no service is in it", {{"interfaces", removed->interfaces}});
+    for (const std::string& left : removed->left)
+        log_.warn("packet plane ended, and the machine is not as it was", {{"why", left}});
 }
 
 void Plane::Implementation::let_go() {
@@ -225,6 +229,7 @@ bool Plane::Implementation::turn() {
 void Plane::Implementation::follow_kernel() {
     const Changes changes = watch_->read();
     if (changes.links || changes.everything) tell_vlans();
+    if (changes.settings || changes.everything) keep_route_lookups();
     if (changes.any()) programs_->routes_changed();
     if (changes.links || changes.addresses || changes.routes || changes.everything) {
         network_moved_ = true;
@@ -243,6 +248,14 @@ void Plane::Implementation::follow_kernel() {
 void Plane::Implementation::tell_vlans() {
     if (const auto told = programs_->set_vlans(records_of(watch_->vlans())); !told.ok())
         log_.limited(LogLevel::error, "packet-vlans", told.error());
+}
+
+// Others may set back what the programs need: `sysctl net.ipv4.ip_forward=0` does so for every interface, and the end
+// of another packet plane in this namespace for lo.
+void Plane::Implementation::keep_route_lookups() {
+    const auto allowed = allow_route_lookups(pins_->directory(), routes_of_ipv6_);
+    unasked_ = allowed.ok() ? "" : allowed.error();
+    if (!allowed.ok()) log_.limited(LogLevel::error, "packet-lookups", allowed.error());
 }
 
 // Whether the machine's addresses, or those by which it speaks to endpoints, are others than the plan has. Asking costs
@@ -403,17 +416,18 @@ std::vector<flow::Record> Plane::active_flows(const flow::Query& query) const {
     return implementation_->active_flows(query);
 }
 
-Result<unsigned> Plane::remove(const std::string& pin) {
-    if (::access(pin.c_str(), F_OK) != 0) return 0u;
+Result<Plane::Removed> Plane::remove(const std::string& pin) {
+    if (::access(pin.c_str(), F_OK) != 0) return Removed{};
     auto attacher = Attacher::open(pin);
     if (!attacher.ok()) return Error{attacher.error()};
     const auto lock = PinLock::take(pin);
     if (!lock.ok()) return Error{lock.error()};
-    const unsigned detached = attacher->detach_all();
+    Removed removed{.interfaces = attacher->detach_all(), .left = {}};
     PinnedMaps(pin).remove();
+    removed.left = end_route_lookups(pin);
     ::rmdir((pin + "/links").c_str());
     ::rmdir(pin.c_str());
-    return detached;
+    return removed;
 }
 
 }  // namespace marchproxy::packet

@@ -51,9 +51,13 @@ class Plane {
     std::string reason(const std::string& service) const;
     std::vector<flow::Record> active_flows(const flow::Query& query) const;
 
-    // Removes links, maps and everything else that is pinned in `pin`: the packet plane ends there, whoever runs it.
-    // Returns from how many interfaces programs were taken. Idempotent.
-    static Result<unsigned> remove(const std::string& pin);
+    // Removes links, maps and everything else that is pinned in `pin`, and sets the machine back to what it was: the
+    // packet plane ends there, whoever ran it. Idempotent.
+    struct Removed {
+        unsigned interfaces = 0;        // from which programs were taken
+        std::vector<std::string> left;  // what could not be set back, and what to do
+    };
+    static Result<Removed> remove(const std::string& pin);
 
   private:
     class Implementation;

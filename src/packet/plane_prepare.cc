@@ -47,11 +47,7 @@ const Assignment* Plane::Implementation::Subject::assignment_of(std::string_view
 
 // The machine is asked once, and only if somebody may want the answer.
 const std::string& Plane::Implementation::why_unavailable() {
-    if (!unavailable_) {
-        unavailable_ = missing(probe_capabilities());
-        if (unavailable_->empty())
-            if (const auto allowed = allow_route_lookups(); !allowed.ok()) unavailable_ = allowed.error();
-    }
+    if (!unavailable_) unavailable_ = missing(probe_capabilities());
     return *unavailable_;
 }
 
@@ -129,7 +125,7 @@ Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Reso
 Result<void> Plane::Implementation::load(const Subject& subject) {
     const Settings& settings = subject.snapshot->settings;
     const bool ipv6 = ipv6_among(*subject.snapshot, subject.assignments);
-    if (programs_) return ipv6 ? programs_->make_room_for_ipv6_clients(*pins_) : Result<void>();
+    if (programs_) return ipv6 ? serve_ipv6() : Result<void>();
 
     const PortRange ports = free_ports();
     Capacity capacity;
@@ -142,6 +138,8 @@ Result<void> Plane::Implementation::load(const Subject& subject) {
     auto lock = PinLock::take(settings.packet.pin);
     if (!lock.ok()) return Error{lock.error()};
     PinnedMaps pins(settings.packet.pin);
+    if (const auto allowed = allow_route_lookups(pins.directory(), ipv6); !allowed.ok()) return allowed;
+    routes_of_ipv6_ = ipv6;
     const TimePoint begin = Clock::now();
     auto programs = Programs::load(capacity, &pins);
     if (!programs.ok()) return Error{programs.error()};
@@ -167,6 +165,13 @@ Result<void> Plane::Implementation::load(const Subject& subject) {
     auto taken = take_over(subject);
     if (!taken.ok()) unload();
     return taken;
+}
+
+// The first service with IPv6 comes after others.
+Result<void> Plane::Implementation::serve_ipv6() {
+    if (const auto allowed = allow_route_lookups(pins_->directory(), true); !allowed.ok()) return allowed;
+    routes_of_ipv6_ = true;
+    return programs_->make_room_for_ipv6_clients(*pins_);
 }
 
 // Loaded for nothing: flows of an earlier process stay where they are, and maps made just now go.
@@ -199,6 +204,7 @@ Result<void> Plane::Implementation::take_over(const Subject& subject) {
     if (!watch.ok()) return Error{watch.error()};
     watch_ = std::move(*watch);
     tell_vlans();
+    keep_route_lookups();  // while loading took seconds nobody watched
     return {};
 }
 

@@ -65,6 +65,7 @@ class Plane::Implementation {
     void find_sources(Subject& subject) const;
     const std::string& why_unavailable();
     Result<void> load(const Subject& subject);
+    Result<void> serve_ipv6();
     Result<void> take_over(const Subject& subject);
     void forget_loaded();
     Result<Planned> plan(const Subject& subject) const;
@@ -84,6 +85,7 @@ class Plane::Implementation {
     bool works() const { return programs_ && !paused && current_ && current_->wanted; }
     void follow_kernel();
     void tell_vlans();
+    void keep_route_lookups();
     bool addresses_moved();
     bool attachment_moved(TimePoint now);
     void sweep(TimePoint now);
@@ -115,7 +117,9 @@ class Plane::Implementation {
     uint64_t planned_over_ = 0;  // which of them planned_ was made over
     std::set<std::string> drained_;
     std::vector<std::string> notes_;
-    std::string failure_;  // why the maps are not as they should be; empty: they are
+    std::string failure_;          // why the maps are not as they should be; empty: they are
+    bool routes_of_ipv6_ = false;  // are asked for too
+    std::string unasked_;          // why the programs cannot ask for routes; empty: they can
 
     mutable Counts counts_;
     Origins origins_;

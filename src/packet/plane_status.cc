@@ -86,7 +86,8 @@ Status Plane::Implementation::status() const {
     status.took_over = programs_->took_over();
     status.flow_capacity = programs_->capacity().flows;
     status.memory_bytes = programs_->table_bytes();
-    if (!failure_.empty()) status.notes.push_back(failure_);
+    for (const std::string& problem : {failure_, unasked_})
+        if (!problem.empty()) status.notes.push_back(problem);
     for (const InterfaceStatus& interface : status.interfaces)
         if (!interface.problem.empty()) status.notes.push_back("packet plane: " + interface.problem);
     if (watch_)

@@ -41,6 +41,7 @@ class PlaneCase : public testing::Namespace {
         if (const std::string lacking = missing(probe_capabilities()); !lacking.empty()) GTEST_SKIP() << lacking;
         mount_bpffs();
         pin_ = bpffs + "/marchproxy";
+        ASSERT_TRUE(testing::run("sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.lo.forwarding=0"));
         ASSERT_TRUE(testing::run("ip address add 10.9.0.1/24 dev near && ip route add 198.51.100.0/24 via 10.9.0.2"));
         for (const char* neighbour : {"10.9.0.2", "10.9.0.3"})
             ASSERT_TRUE(testing::run("ip neigh replace " + std::string(neighbour) +
@@ -111,6 +112,7 @@ class PlaneCase : public testing::Namespace {
             names.push_back(entry.path().filename());
         return names;
     }
+    static bool lets_programs_ask() { return testing::run("sysctl -n net.ipv4.conf.lo.forwarding | grep -q 1"); }
     static bool attached() { return testing::run("ip -d link show near | grep -q prog/xdp"); }
 
     std::string pin_;
@@ -483,7 +485,7 @@ TEST_F(PlaneProcesses, IsPausedForAnotherProcessAndTakenBack) {
 TEST_F(PlaneProcesses, IsRemovedOnlyWhereNoProcessRunsIt) {
     const auto nothing = Plane::remove(pin_);
     ASSERT_TRUE(nothing.ok()) << nothing.error();
-    EXPECT_EQ(*nothing, 0u);
+    EXPECT_EQ(nothing->interfaces, 0u);
     {
         Plane plane(log_, flows_);
         run(plane, snapshot());
@@ -491,15 +493,18 @@ TEST_F(PlaneProcesses, IsRemovedOnlyWhereNoProcessRunsIt) {
         ASSERT_FALSE(refused.ok());
         EXPECT_THAT(refused.error(), HasSubstr("is another running process's"));
         EXPECT_TRUE(attached());
+        EXPECT_TRUE(lets_programs_ask());
     }
     const auto removed = Plane::remove(pin_);
     ASSERT_TRUE(removed.ok()) << removed.error();
-    EXPECT_EQ(*removed, 1u);
+    EXPECT_EQ(removed->interfaces, 1u);
+    EXPECT_THAT(removed->left, IsEmpty());
     EXPECT_FALSE(attached());
+    EXPECT_FALSE(lets_programs_ask()) << "as the machine was before";
     EXPECT_NE(::access(pin_.c_str(), F_OK), 0);
     const auto again = Plane::remove(pin_);
     ASSERT_TRUE(again.ok()) << again.error();
-    EXPECT_EQ(*again, 0u);
+    EXPECT_EQ(again->interfaces, 0u);
 }
 
 TEST_F(PlaneTest, FollowsTheMachinesAddresses) {
@@ -514,6 +519,18 @@ TEST_F(PlaneTest, FollowsTheMachinesAddresses) {
         << "the snapshot has to be applied again";
     ASSERT_TRUE(testing::run("ip link add later type veth peer name later_far"));
     EXPECT_TRUE(plane.status().running);
+}
+
+// As the end of another packet plane does, and `sysctl net.ipv4.ip_forward=0`.
+TEST_F(PlaneTest, LetsItsProgramsAskForRoutesAgainWhenSomebodyForbidsIt) {
+    Plane plane(log_, flows_);
+    run(plane, snapshot());
+    EXPECT_TRUE(lets_programs_ask());
+    ASSERT_TRUE(testing::run("sysctl -qw net.ipv4.conf.lo.forwarding=0"));
+    EXPECT_TRUE(turn_until(plane, lets_programs_ask));
+    begin_flow(plane, 50'001);
+    run(plane, without_packet_services());
+    EXPECT_FALSE(lets_programs_ask()) << "nobody asks any more";
 }
 
 TEST_F(PlaneTest, SaysWhatIsMissingAndGoesOnWithTheRest) {

@@ -15,9 +15,9 @@ namespace {
 
 using Kind = InterfaceChange::Kind;
 
-constexpr unsigned watched[] = {RTNLGRP_LINK,        RTNLGRP_NEIGH,      RTNLGRP_IPV4_IFADDR,
-                                RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,
-                                RTNLGRP_IPV4_RULE,   RTNLGRP_IPV6_RULE,  RTNLGRP_NEXTHOP};
+constexpr unsigned watched[] = {RTNLGRP_LINK,       RTNLGRP_NEIGH,        RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR,
+                                RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE,   RTNLGRP_IPV4_RULE,   RTNLGRP_IPV6_RULE,
+                                RTNLGRP_NEXTHOP,    RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF};
 constexpr size_t largest_datagram = 65'536;
 
 void vanish(unsigned index, InterfaceNames& names, Changes& changes) {
@@ -167,6 +167,10 @@ void note_changes(netlink::Bytes datagram, InterfaceNames& names, Changes& chang
             case RTM_NEWNEXTHOP:
             case RTM_DELNEXTHOP:
                 changes.routes = true;
+                break;
+            case RTM_NEWNETCONF:
+            case RTM_DELNETCONF:
+                changes.settings = true;
                 break;
             default:
                 break;

@@ -32,10 +32,11 @@ struct Changes {
     bool addresses = false;
     bool routes = false;  // routes, routing rules, next-hop objects
     bool neighbours = false;
+    bool settings = false;    // of an interface, such as forwarding
     bool everything = false;  // the kernel dropped messages: all of the above may have changed
     std::vector<InterfaceChange> interfaces;
 
-    bool any() const { return links || addresses || routes || neighbours || everything; }
+    bool any() const { return links || addresses || routes || neighbours || settings || everything; }
 };
 
 // The interfaces known so far: the kernel reports a new interface and a changed one with the same message.

@@ -133,6 +133,7 @@ class Watch : public testing::Namespace {
             all.addresses |= now.addresses;
             all.routes |= now.routes;
             all.neighbours |= now.neighbours;
+            all.settings |= now.settings;
             all.everything |= now.everything;
             all.interfaces.insert(all.interfaces.end(), now.interfaces.begin(), now.interfaces.end());
         }
@@ -188,6 +189,16 @@ TEST_F(Watch, ReportsAddressesRoutesAndNeighbours) {
     wait(watch, [](const Changes& seen) { return !seen.any(); });
     ASSERT_TRUE(testing::run("ip rule add to 10.11.0.0/16 table 100"));
     EXPECT_TRUE(wait(watch, [](const Changes& seen) { return seen.routes; }).routes);
+}
+
+// The kernel tells of each interface whose forwarding changes, also where that of all is set.
+TEST_F(Watch, ReportsThatForwardingWasSwitched) {
+    for (const char* setting : {"net.ipv4.conf.lo.forwarding", "net.ipv6.conf.lo.forwarding", "net.ipv4.ip_forward"}) {
+        ASSERT_TRUE(testing::run(std::string("sysctl -qw ") + setting + "=0"));
+        NetworkWatch watch = open();
+        ASSERT_TRUE(testing::run(std::string("sysctl -qw ") + setting + "=1"));
+        EXPECT_TRUE(wait(watch, [](const Changes& seen) { return seen.settings; }).settings) << setting;
+    }
 }
 
 TEST_F(Watch, AnOverflowMeansEverythingAndLosesNoInterface) {

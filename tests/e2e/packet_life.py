@@ -208,6 +208,7 @@ class Life(PacketPlane):
         self.assert_echo(self.dial(web))
         self.assertEqual("success", running.reload(settings={"packet": {**changed, "pin": self.pin}}))
 
+<<<<<<< HEAD
     def programs_of(self, running):
         return {one["program_id"] for one in running.json("/status")["packet_plane"]["interfaces"]}
 
@@ -223,6 +224,16 @@ class Life(PacketPlane):
         echo = self.serve(lambda: Echo(host=SERVER))
         running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"), mode=mode)
         programs = self.programs_of(running)
+=======
+    def test_detach_leaves_nothing(self):
+        def asks_for_routes():
+            return netns(self.middle, "sysctl", "-n", "net.ipv4.conf.lo.forwarding").stdout.strip()
+
+        netns(self.middle, "sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv4.conf.lo.forwarding=0")
+        echo = self.serve(lambda: Echo(host=SERVER))
+        running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"))
+        self.assertEqual("1", asks_for_routes())
+>>>>>>> 1ef7e12 (detach sets lo.forwarding back to 0 where the packet plane had set it, and the plane keeps it while it runs)
         with inside(self.middle):
             refused = proxy.run("detach", "-c", running.config_file)
         self.assertEqual(1, refused.returncode)
@@ -233,6 +244,7 @@ class Life(PacketPlane):
         self.assertIn("detached from 2 interfaces", self.detach(running).stdout)
         self.assert_nothing_left(programs)
         self.assertFalse(os.path.exists(self.pin))
+        self.assertEqual("0", asks_for_routes())
         self.assertIn("nothing was attached", self.detach(running).stdout)
 
     @proxy.requires("bpftool")
