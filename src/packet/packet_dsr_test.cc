@@ -1,8 +1,10 @@
 // dsr: the packet goes to the endpoint as it came, inside another.
+#include <bit>
 #include <random>
 #include <set>
 
 #include "packet/plane_rows.h"
+#include "routing/siphash.h"
 
 namespace marchproxy::packet {
 namespace {
@@ -384,6 +386,116 @@ TEST_P(Dsr, FlowsHaveTheStatesThatTheClientShows) {
         run_alone(sent.tcp(port, 80, syn));
         run_alone(sent.tcp(port, 80, second));
         EXPECT_EQ(state(ipip_tcp, port++), abi::flow_opening) << "flags " << int{second};
+    }
+}
+
+// A table without room, and packets that find none in it.
+class DsrFull : public Dsr {
+  protected:
+    // Beside its own: that of the other tunnel of its family, which is there anyway.
+    static uint32_t other_endpoint(const Tunnel& t) { return t.udp + 4 < place_count ? t.udp + 4 : t.udp - 4; }
+    void set_endpoints(uint32_t index, const std::vector<uint32_t>& endpoints) {
+        constexpr uint32_t first = place_count;  // behind the rings of one endpoint
+        expect(programs->set_ring(first, endpoints));
+        abi::packet_service changed = service(index);
+        changed.ring = uint64_t{first} << 32 | endpoints.size();
+        changed.seed = seed;
+        expect(programs->set_service(index, changed));
+    }
+    // What every node of this seed chooses: src/routing's hash of who the client is, in its bytes.
+    static uint32_t named_by_maglev(const Tunnel& t, uint16_t port, const std::vector<uint32_t>& endpoints) {
+        constexpr uint64_t use = 4;
+        const abi::address from = address_of(t.client);
+        const auto bytes =
+            std::bit_cast<std::array<uint8_t, 24>>(std::array<uint64_t, 3>{from.word[0], from.word[1], htons(port)});
+        return endpoints[routing::siphash13(seed, use, bytes) % endpoints.size()];
+    }
+    static Tunnel to(const Tunnel& t, uint32_t endpoint) {
+        Tunnel there = t;
+        there.endpoint = places[endpoint].endpoint;
+        return there;
+    }
+    static uint64_t stateless(uint32_t index) { return programs->service_counters(index)->stateless; }
+
+    // By UDP, from port 2000 on, until this many found no room.
+    struct Filled {
+        std::vector<uint16_t> held, without_room;
+    };
+    Filled fill(const Tunnel& t, size_t beyond) {
+        Filled filled;
+        for (uint16_t port = 2000; filled.without_room.size() < beyond && port < 30'000 && !HasFailure(); ++port) {
+            const uint64_t before = stateless(t.udp);
+            EXPECT_EQ(run_alone(t.from_client().udp(port, 80)).went, Went::sent) << t.name << port;
+            (stateless(t.udp) == before ? filled.held : filled.without_room).push_back(port);
+        }
+        EXPECT_GT(filled.held.size(), programs->flow_cells() * 97 / 100) << t.name;
+        EXPECT_EQ(filled.without_room.size(), beyond) << t.name;
+        return filled;
+    }
+    static void empty() {
+        chunks_of(*programs, "client_flows").clear();
+        chunks_of(*programs, "endpoint_flows").clear();
+    }
+
+    static constexpr uint64_t seed = 0x5eed'0000'0000'0006;
+};
+INSTANTIATE_HOOKS(DsrFull);
+
+TEST_P(DsrFull, SendsWhatFindsNoRoomToWhomMaglevNames) {
+    for (const Tunnel& t : tunnels) {
+        const std::vector<uint32_t> both{t.udp, other_endpoint(t)}, other{other_endpoint(t)};
+        const auto named = [&](uint16_t port) { return named_by_maglev(t, port, both); };
+        const auto go = [&](const char* row, const std::vector<uint16_t>& ports, const auto& endpoint_of) {
+            for (const uint16_t port : ports)
+                if (!HasFailure())
+                    goes_inside(row, to(t, endpoint_of(port)), t.from_client().udp(port, 80),
+                                t.from_client().ttl(63).udp(port, 80));
+        };
+        set_endpoints(t.udp, both);
+        const Filled filled = fill(t, 200);
+        uint64_t counted = stateless(t.udp);
+        const uint64_t flows = programs->service_counters(t.udp)->flows;
+        go("no room", filled.without_room, named);
+        EXPECT_EQ(stateless(t.udp), counted += filled.without_room.size()) << t.name;
+        go("of a flow", filled.held, named);
+        EXPECT_EQ(stateless(t.udp), counted) << t.name << ": flows have their room";
+
+        set_endpoints(t.udp, other);
+        go("no room, another ring", filled.without_room, [&](uint16_t) { return other[0]; });
+        go("of a flow, another ring", filled.held, named);
+        EXPECT_EQ(stateless(t.udp), counted += filled.without_room.size()) << t.name;
+        EXPECT_EQ(programs->service_counters(t.udp)->flows, flows) << t.name << ": none began";
+
+        empty();
+        set_endpoints(t.udp, both);
+        go("where there is room", filled.without_room, named);
+        EXPECT_EQ(stateless(t.udp), counted) << t.name;
+        EXPECT_EQ(programs->service_counters(t.udp)->flows, flows + filled.without_room.size()) << t.name;
+        empty();
+    }
+}
+
+TEST_P(DsrFull, TcpGoesOnFromItsFirstPacketToItsLast) {
+    for (const Tunnel& t : tunnels) {
+        const uint32_t tcp = t.udp + 1;
+        const std::vector<uint32_t> both{tcp, other_endpoint(t) + 1};
+        set_endpoints(tcp, both);
+        fill(t, 500);  // so that hardly a cell is free
+        uint16_t beyond = 0;
+        for (uint16_t port = 5000; port < 5100 && !HasFailure(); ++port) {
+            const Tunnel there = to(t, named_by_maglev(t, port, both));
+            const Frame sent = t.from_client(), inner = t.from_client().ttl(63);
+            const uint64_t before = stateless(tcp);
+            goes_inside("SYN", there, sent.tcp(port, 80, syn), inner.tcp(port, 80, syn));
+            if (stateless(tcp) == before) continue;
+            ++beyond;
+            goes_inside("ACK", there, sent.tcp(port, 80, ack), inner.tcp(port, 80, ack));
+            goes_inside("FIN", there, sent.tcp(port, 80, fin | ack), inner.tcp(port, 80, fin | ack));
+            EXPECT_EQ(stateless(tcp), before + 3) << t.name;
+            drops("RST, of which nobody knows whose it is", sent.tcp(port, 80, rst), tcp, abi::packet_verdict_no_flow);
+        }
+        EXPECT_GT(beyond, 90u) << t.name;
+        empty();
     }
 }
 
