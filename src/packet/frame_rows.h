@@ -36,9 +36,12 @@ inline uint32_t get32(std::span<const uint8_t> bytes, size_t at) {
 }
 
 inline std::string hex(const Bytes& bytes) {
+    constexpr const char* digits = "0123456789abcdef";
     std::string text;
-    for (size_t i = 0; i < bytes.size(); ++i)
-        text += fmt::format("{}{:02x}", i % 2 ? "" : " ", bytes[i]);
+    for (size_t i = 0; i < bytes.size(); ++i) {
+        if (i % 2 == 0) text += ' ';
+        text += {digits[bytes[i] >> 4], digits[bytes[i] & 15]};
+    }
     return text;
 }
 

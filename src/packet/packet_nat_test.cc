@@ -146,6 +146,89 @@ TEST_P(Nat, APortAtWhichAServiceListensIsNotTaken) {
     EXPECT_EQ(taken, (std::set<unsigned>{40'000, 40'002, 40'003}));
 }
 
+// At size: one service, two endpoints and one source address, so that three of four ports are taken in the end.
+class NatAtSize : public Nat {
+  protected:
+    static constexpr uint32_t flows = 100'000;
+
+    // Another beside the service's own.
+    void two_endpoints(bool v6) {
+        constexpr uint32_t second = place_count;
+        const uint32_t first = v6 ? nat_udp6 : nat_udp;
+        abi::packet_endpoint made{};
+        made.address = address_of(endpoint(v6, 1));
+        made.port_be = htons(endpoint_port);
+        made.protocol = udp_protocol;
+        made.flags = abi::endpoint_in_use | abi::endpoint_takes;
+        made.source_first = v6 ? 2 : 1;
+        made.source_count = 1;
+        expect(programs->set_endpoint(second, made));
+        const uint32_t ring[] = {first, second};
+        expect(programs->set_ring(place_count, ring));
+        abi::packet_service changed = service(first);
+        changed.ring = uint64_t{place_count} << 32 | 2;
+        expect(programs->set_service(first, changed));
+        std::vector<abi::directory_entry> directory = entries();
+        directory.push_back({made.address, made.port_be, udp_protocol, abi::directory_endpoint, second});
+        expect(programs->set_directory(**build_directory(directory)));
+    }
+    static const char* endpoint(bool v6, size_t which) {
+        constexpr const char* all[][2] = {{"10.1.0.1", "10.1.0.77"}, {"2001:db8:e::1", "2001:db8:e::77"}};
+        return all[v6][which];
+    }
+    // Each on ten ports, the same for all, so that hardly any finds its own free.
+    static std::string client_of(bool v6, uint32_t flow) {
+        const uint32_t number = flow / 10;
+        return v6 ? fmt::format("2001:db8:c::{:x}", number + 1) : fmt::format("11.1.{}.{}", number >> 8, number & 0xff);
+    }
+    static uint16_t port_of(uint32_t flow) { return static_cast<uint16_t>(20'000 + flow % 10); }
+};
+INSTANTIATE_HOOKS(NatAtSize);
+
+TEST_P(NatAtSize, EveryFlowHasItsOwnPortAndItsAnswers) {
+    Capacity large = small;
+    large.flows = 2 * flows;
+    load(large);
+    for (const bool v6 : {false, true}) {
+        two_endpoints(v6);
+        constexpr uint32_t nobody = ~0U;
+        std::vector<uint32_t> owners(2 << 16, nobody);  // flows, by endpoint and port
+        uint32_t refused = 0;
+        for (uint32_t flow = 0; flow < flows && !HasFailure(); ++flow) {
+            const Bytes in = from_client(v6, client_of(v6, flow).c_str()).udp(port_of(flow), 80);
+            const Outcome out = run_alone(in);
+            if (out.went == Went::dropped) {
+                ++refused;
+                continue;
+            }
+            const Dissection d = *dissect(out.frame);
+            const unsigned port = get16(out.frame, d.transport);
+            const bool other = out.frame[d.addresses_at() + d.addresses_size() - 1] != 1;
+            const Bytes expected = ip(v6, source, endpoint(v6, other), source6, endpoint(v6, other))
+                                       .from(back_mac, back_gateway)
+                                       .ttl(63)
+                                       .udp(static_cast<uint16_t>(port), 8080);
+            ASSERT_TRUE(out.frame == expected) << "flow " << flow << hex(in) << " became" << hex(out.frame);
+            ASSERT_GE(port, 1024u) << flow << hex(in);
+            uint32_t& owner = owners[other << 16 | port];
+            ASSERT_EQ(owner, nobody) << "port " << port << " at " << endpoint(v6, other) << " is that flow's, not "
+                                     << flow << "'s:" << hex(in);
+            owner = flow;
+        }
+        EXPECT_LT(refused, flows / 100) << "32 attempts do nearly always where a fourth is free";
+        EXPECT_EQ(programs->service_counters(v6 ? nat_udp6 : nat_udp)->dropped[abi::packet_verdict_local_ports],
+                  refused);
+        for (size_t place = 0; place < owners.size() && !HasFailure(); place += 31) {
+            if (owners[place] == nobody) continue;
+            const uint32_t flow = owners[place];
+            const char* from = endpoint(v6, place >> 16);
+            goes_down(fmt::format("to flow {}", flow).c_str(),
+                      ip(v6, from, source, from, source6).udp(8080, static_cast<uint16_t>(place)),
+                      to_client(v6, client_of(v6, flow).c_str()).ttl(63).udp(80, port_of(flow)));
+        }
+    }
+}
+
 // One chunk is the whole table; what was refused left nothing, and what is in it goes on.
 TEST_P(Nat, AFullTableRefusesByNameAndKeepsItsFlows) {
     std::vector<uint16_t> held;
