@@ -1,10 +1,15 @@
 // What may stand before, between and behind the headers that are rewritten.
+#include <gmock/gmock.h>
+
+#include <set>
+
 #include "packet/plane_rows.h"
 
 namespace marchproxy::packet {
 namespace {
 
 using namespace testing;  // NOLINT: the rows' vocabulary
+using ::testing::AnyOf;
 
 class Headers : public Plane {};
 INSTANTIATE_HOOKS(Headers);
@@ -115,6 +120,71 @@ TEST_P(Headers, WhatIsNotOursPasses) {
     // On the wire they stand for nothing (RFC 4291, 2.5.5.2); taken for IPv4 they would pass by access lists.
     passes("IPv4 written as IPv6", eth().ipv6("::ffff:11.0.0.1", "::ffff:10.0.0.1").udp(5000, 80));
     passes("an IPv4 client written as IPv6", eth().ipv6("::ffff:11.0.0.1", "2001:db8:a::1").udp(5000, 80));
+}
+
+// Whatever number stands before it, towards a service's address and port: TCP, UDP and echo requests are ours where
+// they are what they say, what only stands before them may be found wrong, and all else is the machine's.
+TEST_P(Headers, EveryProtocolIsOursOrTheMachines) {
+    expect(programs->set_directory(**build_directory(entries(true))));
+    const auto flows = [] {
+        uint64_t sum = 0;
+        for (uint32_t index = 1; index < place_count; ++index)
+            sum += programs->service_counters(index)->flows;
+        return sum;
+    };
+    struct Body {
+        const char* name;
+        int number;  // of the protocol that it is; -1: of none
+        Bytes frame, becomes;
+    };
+    for (const bool v6 : {false, true}) {
+        const Frame in = v6 ? up6(eth()) : up4(eth());
+        const Frame out = (v6 ? out6(eth()) : out4(eth())).from(back_mac, back_gateway);
+        const Frame answer = (v6 ? eth().ipv6("2001:db8:a::1", client6) : eth().ipv4("10.0.0.1", client))
+                                 .from({2, 0, 0, 0, 0, 2}, {2, 0, 0, 0, 0, 1});
+        const int icmp = v6 ? 58 : 1;
+        const std::set<int> headers = v6 ? std::set{0, 43, 44, 58, 60} : std::set{1};
+        const auto filled = [&](uint8_t byte) {
+            Bytes frame = in.udp(5000, 80).payload(std::string(32, 'x'));
+            std::fill(frame.end() - 40, frame.end(), byte);
+            return frame;
+        };
+        const Body bodies[] = {
+            {"UDP", udp_protocol, in.udp(5000, 80), out.udp(5000, 8080)},
+            {"TCP", tcp_protocol, in.tcp(5000, 80, syn), out.tcp(5000, 8080, syn)},
+            {"echo request", icmp, icmp_message(in, {.v6 = v6, .type = static_cast<uint8_t>(v6 ? 128 : 8), .rest = 7}),
+             icmp_message(answer, {.v6 = v6, .type = static_cast<uint8_t>(v6 ? 129 : 0), .rest = 7})},
+            {"zeros", -1, filled(0), {}},
+            {"ones", -1, filled(0xff), {}},
+        };
+        const uint64_t before = flows();
+        for (const Body& body : bodies)
+            for (int number = 0; number < 256; ++number) {
+                Bytes frame = body.frame;
+                frame[v6 ? 20 : 23] = static_cast<uint8_t>(number);
+                if (!v6) put16(frame, 24, 0);
+                if (!v6) put16(frame, 24, 0xffff - ones_sum(std::span(frame).subspan(14, 20)));
+                const std::string row = fmt::format("{} as {}, IPv{}{}", body.name, number, v6 ? 6 : 4, hex(frame));
+                if (number != body.number && (number == tcp_protocol || number == udp_protocol)) {
+                    drops(row.c_str(), frame, 0, abi::packet_verdict_malformed);
+                } else if (number != body.number && !headers.contains(number)) {
+                    passes(row.c_str(), frame);
+                } else {
+                    const Outcome outcome = run(frame);
+                    if (outcome.went == Went::dropped && number != body.number) {
+                        ASSERT_EQ(outcome.refusals.size(), 1u) << row;
+                        EXPECT_THAT(outcome.refusals[0].second,
+                                    AnyOf(abi::packet_verdict_malformed, abi::packet_verdict_fragment))
+                            << row;
+                        continue;
+                    }
+                    EXPECT_TRUE(outcome.refusals.empty()) << row;
+                    EXPECT_EQ(outcome.went == Went::passed, number != body.number) << row;
+                    EXPECT_EQ(hex(outcome.frame), hex(number == body.number ? body.becomes : frame)) << row;
+                }
+            }
+        EXPECT_EQ(flows() - before, 2u) << "UDP's and TCP's";
+    }
 }
 
 }  // namespace
