@@ -50,7 +50,7 @@ inline constexpr Helper helpers[] = {
 };
 
 // By enum bpf_func_id.
-#define MARCHPROXY_HELPER_NAME(name) "bpf_" #name
+#define MARCHPROXY_HELPER_NAME(name) std::string_view("bpf_" #name)
 inline constexpr std::string_view helper_names[] = {__BPF_FUNC_MAPPER(MARCHPROXY_HELPER_NAME)};
 #undef MARCHPROXY_HELPER_NAME
 

@@ -138,7 +138,7 @@ Result<void> Plane::Implementation::load(const Subject& subject) {
     auto lock = PinLock::take(settings.packet.pin);
     if (!lock.ok()) return Error{lock.error()};
     PinnedMaps pins(settings.packet.pin);
-    if (const auto allowed = allow_route_lookups(pins.directory(), ipv6); !allowed.ok()) return allowed;
+    if (auto allowed = allow_route_lookups(pins.directory(), ipv6); !allowed.ok()) return allowed;
     routes_of_ipv6_ = ipv6;
     const TimePoint begin = Clock::now();
     auto programs = Programs::load(capacity, &pins);
@@ -169,7 +169,7 @@ Result<void> Plane::Implementation::load(const Subject& subject) {
 
 // The first service with IPv6 comes after others.
 Result<void> Plane::Implementation::serve_ipv6() {
-    if (const auto allowed = allow_route_lookups(pins_->directory(), true); !allowed.ok()) return allowed;
+    if (auto allowed = allow_route_lookups(pins_->directory(), true); !allowed.ok()) return allowed;
     routes_of_ipv6_ = true;
     return programs_->make_room_for_ipv6_clients(*pins_);
 }
