@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "admin/client.h"
+#include "admin/http_client.h"
 #include "config/command_line.h"
 #include "config/load.h"
 #include "config/options.h"
@@ -17,13 +18,6 @@ namespace {
 using namespace marchproxy;
 
 constexpr int fine = 0, failed = 1, input_wrong = 2;
-
-// What a browser or curl on this machine says to reach a listener: the unspecified address is no destination.
-std::string reachable(IpAddress address, uint16_t port) {
-    if (address == IpAddress::any_v4()) address = IpAddress::v4(INADDR_LOOPBACK);
-    if (address.is_unspecified()) address = IpAddress::parse("::1").value();
-    return to_string(SocketAddress{address, port});
-}
 
 void welcome(const Snapshot& snapshot) {
     const Settings& settings = snapshot.settings;
@@ -44,8 +38,8 @@ A configuration of your own: marchproxy-l3l4 run -c FILE. Control-C drains and e
 
 )",
                fmt::arg("version", MARCHPROXY_VERSION),
-               fmt::arg("proxy", reachable(settings.listen_address, settings.listen_port)),
-               fmt::arg("admin", reachable(settings.admin.address, settings.admin.port)));
+               fmt::arg("proxy", admin::reachable(settings.listen_address, settings.listen_port)),
+               fmt::arg("admin", admin::reachable(settings.admin.address, settings.admin.port)));
     std::fflush(stdout);
 }
 

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
@@ -14,6 +16,8 @@
 #include "admin/http_client.h"
 #include "admin/reports.h"
 #include "admin/table.h"
+#include "config/command_line.h"
+#include "config/load.h"
 #include "flow/store.h"
 
 namespace marchproxy::admin {
@@ -22,7 +26,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int failed = 1;
+constexpr int failed = 1, input_wrong = 2;
 constexpr size_t most_top_rows = 40;
 
 struct Options {
@@ -110,17 +114,77 @@ int finish(const Outcome& outcome, std::ostream& out, std::ostream& error) {
     return outcome ? 0 : failed;
 }
 
-Outcome run(const Command& command, const Options& options) {
-    Result<HttpClient> client = HttpClient::to(options.admin);
+// What `question` makes of the answers of the proxy at `url`.
+template <class T>
+Result<T> ask(const std::string& url, const std::function<Result<T>(HttpClient&)>& question) {
+    Result<HttpClient> client = HttpClient::to(url);
     if (!client) return Error{client.error()};
     try {
-        return command(*client, options);
+        return question(*client);
     } catch (const Json::exception& exception) {
         return Error{
             fmt::format("{} gave an answer that this program does not understand ({}); is it a marchproxy-l3l4 of "
                         "another version?",
-                        options.admin, exception.what())};
+                        url, exception.what())};
     }
+}
+
+Outcome run(const Command& command, const Options& options) {
+    return ask<std::string>(options.admin, [&](HttpClient& client) { return command(client, options); });
+}
+
+// --- doctor --------------------------------------------------------------------------------------------------------
+
+struct DoctorOptions {
+    config::FlagValues flags;
+    std::string admin;  // empty: that of the configuration
+    bool json = false;
+};
+
+Result<RunningPlane> ask_running(const std::string& url) {
+    return ask<RunningPlane>(url, [](HttpClient& client) -> Result<RunningPlane> {
+        const Result<std::string> status = client.get("/status");
+        if (!status) return Error{status.error()};
+        const Result<std::string> configuration = client.get("/api/v1/config");
+        if (!configuration) return Error{configuration.error()};
+        return running_plane(parse(*status), parse(*configuration));
+    });
+}
+
+void append(std::vector<Finding>& findings, std::vector<Finding> more) {
+    findings.insert(findings.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+}
+
+std::vector<Finding> examine_all(const Settings& settings, const DoctorOptions& options) {
+    const std::string url =
+        !options.admin.empty() ? options.admin : "http://" + reachable(settings.admin.address, settings.admin.port);
+    const Result<RunningPlane> running = ask_running(url);
+    std::vector<Finding> findings = examine(inspect_machine());
+    append(findings, examine(packet::probe_capabilities()));
+    if (running)
+        findings.push_back(examine(*running, url));
+    else if (!options.admin.empty())  // asked for on purpose
+        findings.push_back({Finding::State::improvable, "running proxy", running.error(),
+                            "what follows is how it would be attached, not how it is", "start it, or name another"});
+    // Without a configuration, that which runs.
+    const bool configured = !settings.packet.interfaces.empty() || !running;
+    const PacketSettings& packet = configured ? settings.packet : running->settings;
+    if (packet.enabled)
+        append(findings,
+               examine(packet::survey(packet), running ? running->interfaces : std::vector<packet::InterfaceStatus>()));
+    return findings;
+}
+
+int doctor(const DoctorOptions& options, std::ostream& out, std::ostream& error) {
+    const config::Loaded loaded = config::load(config::sources_of(options.flags));
+    for (const config::Problem& problem : loaded.problems)
+        error << printable(config::to_string(problem)) << '\n';
+    if (!loaded.ok()) return input_wrong;
+    const std::vector<Finding> findings = examine_all(loaded.snapshot.settings, options);
+    out << (options.json ? findings_json(findings).dump() + '\n' : findings_report(findings)) << std::flush;
+    const bool bad = std::any_of(findings.begin(), findings.end(),
+                                 [](const Finding& finding) { return finding.state == Finding::State::bad; });
+    return bad ? failed : 0;
 }
 
 class Commands {
@@ -142,17 +206,12 @@ class Commands {
 
     void add_doctor() {
         CLI::App* added = app_.add_subcommand("doctor", "look at this machine: what holds the proxy back, what to do");
-        auto json = std::make_shared<bool>(false);
-        added->add_flag("--json", *json, "for scripts");
-        added->callback([json, &out = out_, &status = exit_status_] {
-            std::vector<Finding> findings = examine(inspect_machine());
-            for (Finding& finding : examine(packet::probe_capabilities()))
-                findings.push_back(std::move(finding));
-            out << (*json ? findings_json(findings).dump() + '\n' : findings_report(findings)) << std::flush;
-            const bool bad = std::any_of(findings.begin(), findings.end(),
-                                         [](const Finding& finding) { return finding.state == Finding::State::bad; });
-            status = bad ? failed : 0;
-        });
+        auto options = std::make_shared<DoctorOptions>();
+        config::add_file_flag(*added, options->flags);
+        added->add_option("--admin", options->admin, "the admin API of the proxy to ask; without, the configuration's");
+        added->add_flag("--json", options->json, "for scripts");
+        added->callback(
+            [options, &out = out_, &error = error_, &status = exit_status_] { status = doctor(*options, out, error); });
     }
 
   private:

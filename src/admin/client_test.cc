@@ -2,8 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <httplib.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
+#include <cstdlib>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
@@ -203,6 +207,70 @@ TEST_F(ClientTest, ExaminesThisMachine) {
     const Ran ran = run_at("doctor");
     EXPECT_THAT(ran.out, HasSubstr("descriptors"));
     EXPECT_THAT(ran.out, HasSubstr("net.core.somaxconn"));
+}
+
+struct DoctorTest : ClientTest {
+    void SetUp() override {
+        ClientTest::SetUp();
+        std::array<char, 32> name{"/tmp/marchproxy_doctor_XXXXXX"};
+        const int made = mkstemp(name.data());
+        ASSERT_GE(made, 0);
+        close(made);
+        file = name.data();
+        view.plane.packet = {.running = true, .reason = "1 services"};
+        view.plane.packet.interfaces.push_back({.name = "lo", .way = "XDP generic", .program_id = 42});
+    }
+    void TearDown() override { unlink(file.c_str()); }
+
+    void configure(const std::string& text) const { std::ofstream(file) << text; }
+    static json interfaces_in(const Ran& ran) {
+        json found = json::object();
+        for (const json& finding : json::parse(ran.out))
+            if (const std::string name = finding["name"]; name.starts_with("packet plane, interface "))
+                found[name.substr(24)] = finding["found"];
+        return found;
+    }
+
+    std::string file;
+};
+
+TEST_F(DoctorTest, ExaminesTheInterfacesOfAConfigurationAndAsksTheProxyThatRunsIt) {
+    configure("packet: { interfaces: [lo, nothing0] }\nadmin: { port: " + std::to_string(server.port()) + " }\n");
+    const json found = interfaces_in(run_at("doctor --json -c " + file));
+    EXPECT_THAT(found.at("lo"), HasSubstr("the running proxy is attached as XDP generic, program 42"));
+    EXPECT_THAT(found.at("nothing0"), HasSubstr("there is none of this name"));
+    EXPECT_THAT(run_at("doctor -c " + file).out, HasSubstr("its packet plane is on: 1 services"));
+}
+
+TEST_F(DoctorTest, ExaminesTheInterfacesOfTheProxyThatRunsWhereNoConfigurationIsNamed) {
+    Snapshot next;
+    next.settings.packet.interfaces = {"lo"};
+    view.publish(next);
+    EXPECT_THAT(interfaces_in(run("doctor --json")).at("lo"), HasSubstr("the running proxy is attached"));
+}
+
+TEST_F(DoctorTest, TellsWhatAStartWouldDoWhereNoProxyRuns) {
+    configure("packet: { interfaces: [lo], mode: tc, pin: /sys/fs/bpf/marchproxy-nothing }\n");
+    const std::string gone = url();
+    server.stop();
+    const Ran ran = run_at("doctor --json -c " + file + " --admin " + gone);
+    EXPECT_THAT(interfaces_in(ran).at("lo"), HasSubstr("a start would first try TC ingress"));
+    EXPECT_THAT(ran.out, HasSubstr(gone + " cannot be reached"));
+    EXPECT_THAT(run_at("doctor -c " + file).out, Not(HasSubstr("cannot be reached"))) << "nobody said that one runs";
+}
+
+TEST_F(DoctorTest, AttachesNothingWhereThePacketPlaneIsSwitchedOff) {
+    configure("packet: { interfaces: [lo], enabled: false }\n");
+    EXPECT_EQ(interfaces_in(run("doctor --json -c " + file)), json::object());
+}
+
+TEST_F(DoctorTest, NamesWhatIsWrongInTheConfiguration) {
+    configure("packet: { interfacs: [lo] }\n");
+    const Ran ran = run("doctor -c " + file);
+    EXPECT_EQ(ran.status, 2);
+    EXPECT_EQ(ran.out, "");
+    EXPECT_THAT(ran.error, HasSubstr(file + ":1:"));
+    EXPECT_EQ(run("doctor -c /nowhere.yaml").status, 2);
 }
 
 }  // namespace

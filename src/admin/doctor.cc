@@ -13,6 +13,8 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "admin/table.h"
+
 namespace marchproxy::admin {
 
 namespace {
@@ -242,9 +244,9 @@ nlohmann::json findings_json(const std::vector<Finding>& findings) {
 std::string findings_report(const std::vector<Finding>& findings) {
     std::string text;
     for (const Finding& finding : findings) {
-        text += fmt::format("{:<11} {}: {}\n            {}\n", word_of(finding.state), finding.name, finding.found,
-                            finding.meaning);
-        if (!finding.advice.empty()) text += fmt::format("            -> {}\n", finding.advice);
+        text += fmt::format("{:<11} {}: {}\n            {}\n", word_of(finding.state), printable(finding.name),
+                            printable(finding.found), printable(finding.meaning));
+        if (!finding.advice.empty()) text += fmt::format("            -> {}\n", printable(finding.advice));
     }
     return text;
 }

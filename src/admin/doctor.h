@@ -6,7 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "model/snapshot.h"
 #include "packet/capability.h"
+#include "packet/status.h"
+#include "packet/survey.h"
 
 namespace marchproxy::admin {
 
@@ -39,6 +42,21 @@ std::vector<Finding> examine(const Machine& machine);
 
 // The packet plane: whether this process could use it here, and what is missing.
 std::vector<Finding> examine(const std::vector<packet::Capability>& capabilities);
+
+// What a running proxy says of its packet plane over its admin API.
+struct RunningPlane {
+    bool on = false;
+    std::string reason;  // why it is on, or off
+    std::vector<packet::InterfaceStatus> interfaces;
+    PacketSettings settings;  // interfaces, mode, pin: as it runs
+};
+// Of /status and /api/v1/config; throws nlohmann::json::exception where they are no marchproxy-l3l4's.
+RunningPlane running_plane(const nlohmann::json& status, const nlohmann::json& configuration);
+Finding examine(const RunningPlane& running, const std::string& url);
+
+// How each interface is attached, as the running proxy says, or would be.
+std::vector<Finding> examine(const std::vector<packet::Survey>& surveys,
+                             const std::vector<packet::InterfaceStatus>& running);
 
 nlohmann::json findings_json(const std::vector<Finding>& findings);
 std::string findings_report(const std::vector<Finding>& findings);

@@ -2,11 +2,11 @@
 
 #include <fmt/format.h>
 #include <httplib.h>
+#include <netinet/in.h>
 
 #include <nlohmann/json.hpp>
 
 #include "admin/table.h"
-#include "model/address.h"
 
 namespace marchproxy::admin {
 
@@ -30,6 +30,12 @@ Result<HostPort> parse_authority(const std::string& text) {
 }
 
 }  // namespace
+
+std::string reachable(IpAddress address, uint16_t port) {
+    if (address == IpAddress::any_v4()) address = IpAddress::v4(INADDR_LOOPBACK);
+    if (address.is_unspecified()) address = IpAddress::parse("::1").value();
+    return to_string(SocketAddress{address, port});
+}
 
 Result<HttpClient> HttpClient::to(const std::string& url) {
     if (!url.starts_with(scheme))

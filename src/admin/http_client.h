@@ -1,9 +1,11 @@
 // Asks a running proxy's admin API.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
+#include "model/address.h"
 #include "model/result.h"
 
 namespace httplib {
@@ -11,6 +13,10 @@ class Client;
 }
 
 namespace marchproxy::admin {
+
+// What a client on this machine says to reach a listener, as the unspecified address is no destination:
+// "127.0.0.1:8081".
+std::string reachable(IpAddress address, uint16_t port);
 
 class HttpClient {
   public:

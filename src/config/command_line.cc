@@ -9,9 +9,13 @@
 
 namespace marchproxy::config {
 
-void add_run_flags(CLI::App& command, FlagValues& values) {
+void add_file_flag(CLI::App& command, FlagValues& values) {
     command.add_option("-c,--config", values.file, "Configuration file. Environment: MARCHPROXY_CONFIG")
         ->type_name("FILE");
+}
+
+void add_run_flags(CLI::App& command, FlagValues& values) {
+    add_file_flag(command, values);
     for (const Option& option : options()) {
         if (option.flag.empty()) continue;
         const std::string help = fmt::format("{} Environment: {}", option.documentation, option.environment);

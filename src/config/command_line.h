@@ -1,4 +1,4 @@
-// The flags of `run` and `check`, made from the options table.
+// The flags of `run` and of what reads the same configuration, made from the options table.
 #pragma once
 
 #include <map>
@@ -19,6 +19,7 @@ struct FlagValues {
 };
 
 void add_run_flags(CLI::App& command, FlagValues& values);
+void add_file_flag(CLI::App& command, FlagValues& values);  // -c, --config alone
 
 // All of environ, and the flags; the file is that of --config, else that of MARCHPROXY_CONFIG.
 Sources sources_of(const FlagValues& values);

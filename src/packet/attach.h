@@ -38,6 +38,8 @@ class Attacher {
   public:
     // `directory`: packet.pin; made, and a BPF file system mounted below it, where it can be.
     static Result<Attacher> open(const std::string& directory);
+    // Only to see attachments(): makes nothing, and there need not be anything.
+    static Attacher look(const std::string& directory) { return Attacher(Pins::look(directory)); }
 
     // Attaches or adopts. Calling it again, also after the interface came back, is right at any time. Error: the
     // interface is unknown, or every way was refused; it says why for each.

@@ -4,13 +4,12 @@
 #include <bpf/libbpf.h>
 #include <fmt/format.h>
 #include <net/if.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 
 #include <cerrno>
 #include <cstring>
 #include <optional>
 
+#include "packet/device.h"
 #include "packet/hook_ways.h"
 
 namespace marchproxy::packet {
@@ -27,19 +26,11 @@ std::optional<bpf_link_info> look_at_link(const Descriptor& link) {
     return info;
 }
 
-unsigned mtu_of(const std::string& interface) {
-    const Descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    ifreq request{};
-    interface.copy(request.ifr_name, IFNAMSIZ - 1);
-    if (!socket || ::ioctl(socket.get(), SIOCGIFMTU, &request) != 0) return 0;
-    return static_cast<unsigned>(request.ifr_mtu);
-}
-
 std::string explain_occupied(const Refusal& refusal) {
+    const auto& [id, name] = refusal.other;
     const std::string other =
-        refusal.other_id == 0 ? "another program"
-                              : fmt::format("another XDP program, id {}{}", refusal.other_id,
-                                            refusal.other_name.empty() ? "" : fmt::format(" '{}'", refusal.other_name));
+        id == 0 ? "another program"
+                : fmt::format("another XDP program, id {}{}", id, name.empty() ? "" : fmt::format(" '{}'", name));
     if (!is_xdp(refusal.way))
         return fmt::format("{} holds this place at TC: see `tc filter show dev {} ingress` and `bpftool net`", other,
                            refusal.interface);
@@ -54,9 +45,9 @@ std::string explain_driver(const Refusal& refusal) {
                                                            : fmt::format("\"{}\"", refusal.kernel_words);
     return fmt::format(
         "the driver refused: {}. Often it is the MTU, {} here, which must leave room in a page (about "
-        "3500 bytes), or the number of queues, or receive offloads: `ip link set dev {} mtu 1500`, "
+        "{} bytes), or the number of queues, or receive offloads: `ip link set dev {} mtu 1500`, "
         "`ethtool -L`, `ethtool -K {} lro off gro-hw off`",
-        words, refusal.mtu, refusal.interface, refusal.interface);
+        words, refusal.mtu, usual_xdp_mtu, refusal.interface, refusal.interface);
 }
 
 }  // namespace
@@ -131,14 +122,17 @@ void take_away(Way way, const Interface& interface, const Descriptor& pinned) {
     if (way == Way::clsact) tc::take_filter_away(interface, pinned);
 }
 
-Refusal look_into(Way way, const Interface& interface, int error, std::string kernel_words) {
-    Refusal refusal{way, error, std::move(kernel_words), interface.name, mtu_of(interface.name), 0, {}};
+XdpProgram xdp_program_on(const Interface& interface) {
     LIBBPF_OPTS(bpf_xdp_query_opts, there);
-    if (is_xdp(way) && bpf_xdp_query(static_cast<int>(interface.index), 0, &there) == 0) {
-        for (const uint32_t id : {there.drv_prog_id, there.skb_prog_id, there.hw_prog_id, there.prog_id})
-            if (refusal.other_id == 0) refusal.other_id = id;
-        refusal.other_name = name_of_program(refusal.other_id);
-    }
+    if (bpf_xdp_query(static_cast<int>(interface.index), 0, &there) != 0) return {};
+    for (const uint32_t id : {there.drv_prog_id, there.skb_prog_id, there.hw_prog_id, there.prog_id})
+        if (id != 0) return {id, name_of_program(id)};
+    return {};
+}
+
+Refusal look_into(Way way, const Interface& interface, int error, std::string kernel_words) {
+    Refusal refusal{way, error, std::move(kernel_words), interface.name, mtu_of(interface.name), {}};
+    if (is_xdp(way)) refusal.other = xdp_program_on(interface);
     return refusal;
 }
 

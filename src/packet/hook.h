@@ -40,6 +40,16 @@ Interface find_interface(const std::string& name);
 uint32_t id_of_program(int program);       // 0: none
 std::string name_of_program(uint32_t id);  // at most 15 characters; empty: none, or not allowed to look
 
+// An XDP program on an interface, whoever's it is, in the driver or not; id 0: there is none.
+struct XdpProgram {
+    uint32_t id = 0;
+    std::string name;  // as name_of_program()
+};
+XdpProgram xdp_program_on(const Interface& interface);
+
+// Bytes. Above it most drivers refuse XDP: a packet and the room around it must lie in one page.
+inline constexpr unsigned usual_xdp_mtu = 3500;
+
 // Attaches; nothing of ours is there yet. Returns what is to be pinned: the link, or the program for the ways that have
 // none. Error: why not, and what to do.
 Result<Descriptor> put_there(Way way, const Interface& interface, const Attachable& programs);
@@ -64,9 +74,8 @@ struct Refusal {
     int error = 0;             // errno
     std::string kernel_words;  // its own message, where it has one
     std::string interface;
-    unsigned mtu = 0;       // bytes; 0: unknown
-    uint32_t other_id = 0;  // an XDP program of somebody else that is there
-    std::string other_name;
+    unsigned mtu = 0;  // bytes; 0: unknown
+    XdpProgram other;  // of somebody else, that is there
 };
 std::string explain(const Refusal& refusal);  // pure
 

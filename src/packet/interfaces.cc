@@ -1,56 +1,14 @@
 #include "packet/interfaces.h"
 
 #include <fmt/format.h>
-#include <linux/ethtool.h>
-#include <linux/sockios.h>
-#include <net/if.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 
-#include "model/descriptor.h"
+#include "packet/device.h"
 
 namespace marchproxy::packet {
 
 namespace {
-
-std::optional<std::array<uint8_t, 6>> hardware_address(const std::string& name) {
-    const Descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    ifreq request{};
-    name.copy(request.ifr_name, sizeof request.ifr_name - 1);
-    if (!socket || ::ioctl(socket.get(), SIOCGIFHWADDR, &request) != 0) return {};
-    std::array<uint8_t, 6> address{};
-    std::memcpy(address.data(), request.ifr_hwaddr.sa_data, address.size());
-    return address;
-}
-
-// Measured between namespaces (docs/benchmarks.md, packet-tcp): one TCP stream 10 Gbit/s at TC, 3 at XDP.
-constexpr auto why_no_xdp_on_veth =
-    "a veth pair hands over packets merged and with checksums yet to be computed, which XDP cannot take: its far end "
-    "would have to be set up for it (ethtool -K IFACE tx off gro on), and bulk transfers would be slower; packet.mode: "
-    "native attaches XDP all the same";
-
-bool is_veth(const std::string& name) {
-    const Descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    ethtool_drvinfo driver{.cmd = ETHTOOL_GDRVINFO};
-    ifreq request{};
-    name.copy(request.ifr_name, sizeof request.ifr_name - 1);
-    request.ifr_data = reinterpret_cast<char*>(&driver);
-    return socket && ::ioctl(socket.get(), SIOCETHTOOL, &request) == 0 && std::string_view(driver.driver) == "veth";
-}
-
-// Whether the card takes a frame's tag out before XDP sees it.
-bool takes_tags_off(const std::string& name) {
-    const Descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    ethtool_value flags{.cmd = ETHTOOL_GFLAGS};
-    ifreq request{};
-    name.copy(request.ifr_name, sizeof request.ifr_name - 1);
-    request.ifr_data = reinterpret_cast<char*>(&flags);
-    return socket && ::ioctl(socket.get(), SIOCETHTOOL, &request) == 0 && (flags.data & ETH_FLAG_RXVLAN) != 0;
-}
 
 bool carries_vlans(const Vlans& vlans, unsigned index) {
     return std::any_of(vlans.begin(), vlans.end(), [&](const auto& one) { return one.second.below == index; });
@@ -92,14 +50,13 @@ void Interfaces::tell_address(const std::string& name, Programs& programs) const
 
 void Interfaces::attach(const Attacher& attacher, Programs& programs, Member& member) {
     tell_address(member.name, programs);
-    const bool veth = is_veth(member.name);
-    if (veth) programs.bounce_by_redirect();
+    const std::string driver = driver_of(member.name);
+    if (driver == veth_driver) programs.bounce_by_redirect();
     const Attachable attachable{.xdp = programs.xdp(), .classifier = programs.tc(), .open_again = [&programs] {
                                     return programs.open_again();
                                 }};
-    std::vector<Way> ways = ways_for(mode_);
-    if (veth && mode_ == PacketMode::automatic) std::erase_if(ways, is_xdp);
-    auto attached = attacher.attach(member.name, ways, attachable);
+    const Candidates candidates = candidates_for(mode_, driver);
+    auto attached = attacher.attach(member.name, candidates.ways, attachable);
     if (!attached.ok()) {
         member.attachment.reset();
         if (member.problem != attached.error())
@@ -116,8 +73,8 @@ void Interfaces::attach(const Attacher& attacher, Programs& programs, Member& me
         log_.debug("a better way was refused",
                    {{"interface", member.name}, {"way", name_of(refused.way)}, {"why", refused.reason}});
     member.attachment = std::move(*attached);
-    if (ways.size() < ways_for(mode_).size())
-        member.attachment->refused.insert(member.attachment->refused.begin(), {Way::native, why_no_xdp_on_veth});
+    std::vector<Attempt>& refused = member.attachment->refused;
+    refused.insert(refused.begin(), candidates.passed_over.begin(), candidates.passed_over.end());
 }
 
 bool Interfaces::complete(const Attacher& attacher) const {
@@ -142,7 +99,7 @@ std::vector<std::string> Interfaces::notes_on(const Vlans& vlans) const {
         if (!member.attachment || !is_xdp(member.attachment->way)) continue;
         if (notes.empty()) notes = out_of_reach(vlans);
         if (!carries_vlans(vlans, member.attachment->interface_index)) continue;
-        if (is_veth(member.name) || !takes_tags_off(member.name)) continue;
+        if (driver_of(member.name) == veth_driver || !takes_tags_off(member.name)) continue;
         notes.push_back(
             fmt::format("interface {} carries VLANs, and its card takes tags off before XDP sees them: the proxy's own "
                         "answers to ARP, ping and the like would leave without: ethtool -K {} rxvlan off",

@@ -108,7 +108,7 @@ std::optional<Pin> parse_pin_file_name(std::string_view file_name) {
 }
 
 Result<Pins> Pins::open(const std::string& directory) {
-    std::string links = directory + "/links";
+    std::string links = links_in(directory);
     if (auto ensured = ensure_on_bpffs(links); !ensured) return Error{ensured.error()};
     return Pins(std::move(links));
 }

@@ -34,6 +34,7 @@ class Pins {
   public:
     // `directory`: the packet plane's, on a BPF file system; see ensure_on_bpffs.
     static Result<Pins> open(const std::string& directory);
+    static Pins look(const std::string& directory) { return Pins(links_in(directory)); }  // to list; makes nothing
 
     std::vector<Pin> list() const;
     // Pins a link or a program, in the place of what is there.
@@ -42,6 +43,7 @@ class Pins {
     static void remove(const Pin& pin);
 
   private:
+    static std::string links_in(const std::string& directory) { return directory + "/links"; }
     explicit Pins(std::string links) : links_(std::move(links)) {}
 
     std::string links_;  // <directory>/links

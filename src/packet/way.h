@@ -61,6 +61,11 @@ constexpr bool is_xdp(Way way) {
     return way == Way::dispatcher || way == Way::native || way == Way::generic;
 }
 
+// In the network card's driver.
+constexpr bool is_in_driver(Way way) {
+    return way == Way::dispatcher || way == Way::native;
+}
+
 // What to try for `packet.mode`, in order.
 inline std::vector<Way> ways_for(PacketMode mode) {
     switch (mode) {
@@ -81,5 +86,12 @@ struct Attempt {
     Way way = Way::native;
     std::string reason;  // and what to do, for people
 };
+
+// What to try for `packet.mode` on an interface of this driver, in order, and what better ways not.
+struct Candidates {
+    std::vector<Way> ways;
+    std::vector<Attempt> passed_over;
+};
+Candidates candidates_for(PacketMode mode, std::string_view driver);
 
 }  // namespace marchproxy::packet

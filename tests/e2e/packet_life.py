@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import itertools
+import json
 import os
 import re
 import signal
@@ -208,7 +209,6 @@ class Life(PacketPlane):
         self.assert_echo(self.dial(web))
         self.assertEqual("success", running.reload(settings={"packet": {**changed, "pin": self.pin}}))
 
-<<<<<<< HEAD
     def programs_of(self, running):
         return {one["program_id"] for one in running.json("/status")["packet_plane"]["interfaces"]}
 
@@ -224,7 +224,6 @@ class Life(PacketPlane):
         echo = self.serve(lambda: Echo(host=SERVER))
         running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"), mode=mode)
         programs = self.programs_of(running)
-=======
     def test_detach_leaves_nothing(self):
         def asks_for_routes():
             return netns(self.middle, "sysctl", "-n", "net.ipv4.conf.lo.forwarding").stdout.strip()
@@ -233,7 +232,6 @@ class Life(PacketPlane):
         echo = self.serve(lambda: Echo(host=SERVER))
         running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"))
         self.assertEqual("1", asks_for_routes())
->>>>>>> 1ef7e12 (detach sets lo.forwarding back to 0 where the packet plane had set it, and the plane keeps it while it runs)
         with inside(self.middle):
             refused = proxy.run("detach", "-c", running.config_file)
         self.assertEqual(1, refused.returncode)
@@ -292,6 +290,23 @@ class Life(PacketPlane):
         with self.assertRaises(OSError):
             client.recv(10)
         self.assertEqual("/sys/fs/bpf/marchproxy: nothing was attached\n", clean())
+
+    def test_doctor_says_how_it_is_attached_or_would_be(self):
+        def doctor():
+            with inside(self.middle):
+                findings = json.loads(proxy.run("doctor", "--json", "-c", running.config_file).stdout)
+            return {one["name"]: one["found"] for one in findings}["packet plane, interface client0"]
+
+        echo = self.serve(lambda: Echo(host=SERVER))
+        running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"))
+        way = next(one["way"] for one in running.json("/status")["packet_plane"]["interfaces"] if one["name"] == "client0")
+        self.assertIn(f"driver veth, MTU 1500; the running proxy is attached as {way}, program", doctor())
+        running.stop()
+        self.assertIn(f"attached as {way}, program", doctor())
+        self.assertIn("a start goes on with it", doctor())
+        self.detach(running)
+        self.assertIn("nothing is attached; a start would first try XDP native", doctor())
+        self.assertFalse(os.path.exists(self.pin))
 
     def test_an_interface_goes_and_returns(self):
         echo = self.serve(lambda: Echo(host=SERVER))
