@@ -1,23 +1,38 @@
 #include "packet/attach.h"
 
 #include <fmt/format.h>
+#include <net/if.h>
 
 #include <algorithm>
+#include <memory>
 
 namespace marchproxy::packet {
 
 namespace {
 
-// Where the attachment is now: a link follows its interface through a change of name.
-Interface interface_of(const Pin& pin, const Descriptor& pinned) {
-    Interface interface = find_interface(pin.interface);
-    if (is_link(pin.way)) interface.index = index_of_link(pinned);
-    return interface;
+// An interface that bears another name than when it was pinned, by the program that is still there. One that has a pin
+// of its own is not meant.
+Interface renamed(const Pin& pin, const Descriptor& pinned, const std::vector<Pin>& pins) {
+    const std::unique_ptr<struct if_nameindex, decltype(&::if_freenameindex)> all(::if_nameindex(), ::if_freenameindex);
+    for (const struct if_nameindex* one = all.get(); one && one->if_index != 0; ++one) {
+        const Interface interface { one->if_name, one->if_index };
+        const bool known =
+            std::any_of(pins.begin(), pins.end(), [&](const Pin& other) { return other.interface == interface.name; });
+        if (!known && program_there(pin.way, interface, pinned) != 0) return interface;
+    }
+    return {pin.interface, 0};
 }
 
-void take_away_pinned(const Pin& pin) {
+// Where the attachment is now: a link follows its interface through a change of name, what else there is is looked for.
+Interface interface_of(const Pin& pin, const Descriptor& pinned, const std::vector<Pin>& pins) {
+    Interface interface = find_interface(pin.interface);
+    if (is_link(pin.way)) interface.index = index_of_link(pinned);
+    return interface.index == 0 && !is_link(pin.way) ? renamed(pin, pinned, pins) : interface;
+}
+
+void take_away_pinned(const Pin& pin, const std::vector<Pin>& pins) {
     const Descriptor pinned = Pins::get(pin);
-    take_away(pin.way, interface_of(pin, pinned), pinned);
+    take_away(pin.way, interface_of(pin, pinned, pins), pinned);
     Pins::remove(pin);
 }
 
@@ -59,7 +74,7 @@ Result<Attachment> Attacher::attach(const std::string& name, std::span<const Way
     for (const Pin& pin : pins_of(interface)) {
         const bool allowed = std::find(ways.begin(), ways.end(), pin.way) != ways.end();
         if (!attachment.adopted && allowed && adopt(pin, interface, programs, attachment)) continue;
-        take_away_pinned(pin);
+        take_away_pinned(pin, pins_.list());
     }
     if (attachment.adopted) return attachment;
 
@@ -119,9 +134,10 @@ bool Attacher::still_attached(const Attachment& attachment) const {
 
 std::vector<Attachment> Attacher::attachments() const {
     std::vector<Attachment> list;
-    for (const Pin& pin : pins_.list()) {
+    const std::vector<Pin> pins = pins_.list();
+    for (const Pin& pin : pins) {
         const Descriptor pinned = Pins::get(pin);
-        const Interface interface = interface_of(pin, pinned);
+        const Interface interface = interface_of(pin, pinned, pins);
         Attachment attachment;
         attachment.interface = pin.interface;
         attachment.interface_index = interface.index;
@@ -136,14 +152,14 @@ std::vector<Attachment> Attacher::attachments() const {
 unsigned Attacher::detach(const std::string& interface) const {
     const std::vector<Pin> pins = pins_of(find_interface(interface));
     for (const Pin& pin : pins)
-        take_away_pinned(pin);
+        take_away_pinned(pin, pins_.list());
     return static_cast<unsigned>(pins.size());
 }
 
 unsigned Attacher::detach_all() const {
     const std::vector<Pin> pins = pins_.list();
     for (const Pin& pin : pins)
-        take_away_pinned(pin);
+        take_away_pinned(pin, pins);
     return static_cast<unsigned>(pins.size());
 }
 

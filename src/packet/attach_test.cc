@@ -257,6 +257,18 @@ TEST_F(Attach, FollowsAnInterfaceThroughAChangeOfName) {
     EXPECT_TRUE(frame_passes("near.100"));
 }
 
+// A filter is found by its interface alone, and that has another name now.
+TEST_F(Attach, TakesAFilterFromAnInterfaceWhoseNameChanged) {
+    const Way clsact[] = {Way::clsact};
+    for (const char* interface : {"near", "far"})
+        ASSERT_TRUE(attacher().attach(interface, clsact, dropping()).ok());
+    ASSERT_TRUE(testing::run("ip link set near down && ip link set near name near.100 && ip link set near.100 up"));
+    EXPECT_EQ(attacher().detach_all(), 2u);
+    for (const char* interface : {"near.100", "far"})
+        EXPECT_FALSE(testing::run(std::string("tc filter show dev ") + interface + " ingress | grep -q bpf"))
+            << interface;
+}
+
 TEST_F(Attach, LeavesFiltersOfOthersAlone) {
     const Descriptor other = testing::load_classifier("somebody_else");
     ASSERT_TRUE(add_filter(other, BPF_TC_INGRESS));

@@ -221,16 +221,13 @@ class Life(PacketPlane):
                                                      check=False).returncode, f"program {program} is gone")
 
     def check_detach(self, mode):
-        echo = self.serve(lambda: Echo(host=SERVER))
-        running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"), mode=mode)
-        programs = self.programs_of(running)
-    def test_detach_leaves_nothing(self):
         def asks_for_routes():
             return netns(self.middle, "sysctl", "-n", "net.ipv4.conf.lo.forwarding").stdout.strip()
 
         netns(self.middle, "sysctl", "-qw", "net.ipv4.ip_forward=0", "net.ipv4.conf.lo.forwarding=0")
         echo = self.serve(lambda: Echo(host=SERVER))
-        running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"))
+        running = self.begin(service((SERVER, echo.port), listen=f"{VIP}:80"), mode=mode)
+        programs = self.programs_of(running)
         self.assertEqual("1", asks_for_routes())
         with inside(self.middle):
             refused = proxy.run("detach", "-c", running.config_file)
@@ -320,6 +317,24 @@ class Life(PacketPlane):
         ip("-n", self.client, "route", "add", "default", "via", PROXY)
         eventually(lambda: not any("client0" in note for note in running.json("/status")["notes"]), "it is attached again")
         self.assert_echo(self.dial(web))
+
+    def test_sockets_serve_while_no_interface_is_there(self):
+        echo = self.serve(lambda: Echo(host=SERVER))
+        own = service((SERVER, echo.port), name="own", listen=f"{PROXY}:8080")
+        waits = service((SERVER, echo.port), name="waits", listen=f"{VIP}:80", plane="packet")
+        running = self.begin(own, interfaces=["later"])
+        eventually(lambda: running.service("own")["plane"] == "stream", "sockets serve it")
+        self.assertIn("on no interface (later: ", running.service("own")["plane_reason"])
+        self.assertEqual(200, running.get("/readyz").status)
+        self.assert_echo(self.dial(own))
+        self.assertEqual("success", running.reload([own, waits]))
+        ready = running.get("/readyz")
+        self.assertEqual(503, ready.status)
+        self.assertIn("service waits: the packet plane is on no interface (later: ", ready.text)
+        netns(self.middle, "ip", "link", "add", "later", "type", "veth", "peer", "name", "beyond")
+        netns(self.middle, "ip", "link", "set", "later", "up")
+        eventually(lambda: running.service("own")["plane"] == "packet", "it is the packet plane's")
+        self.assertEqual(200, running.get("/readyz").status)
 
     def test_a_route_changes(self):
         echo = self.serve(lambda: Echo(host=SERVER))
