@@ -183,6 +183,7 @@ inlined __u64 next_target(const struct packet_service* service, const struct fou
 inlined void advance(const struct packet_service* service, __u32 index, const struct found* flow,
                      enum flow_direction direction, const struct packet* p) {
     __u64 target = flow->target;
+#pragma unroll  // Linux 6.1 takes no loop whose last instruction before its head is not a jump
     for (int attempt = 0; attempt < 3; ++attempt) {
         const __u64 next = next_target(service, flow, target, direction, p);
         if (next == target) return;
