@@ -178,13 +178,13 @@ inlined __u64 next_target(const struct packet_service* service, const struct fou
     return target | (__u64)next << flow_state_shift | since;
 }
 
-// A few attempts: whoever comes in between has changed the state too, and so seldom that three do. What is half open no
+// Twice: whoever comes in between has changed the state too, and so seldom that two do. What is half open no
 // more, or again, becomes so in exactly one exchange: their count stays true.
 inlined void advance(const struct packet_service* service, __u32 index, const struct found* flow,
                      enum flow_direction direction, const struct packet* p) {
     __u64 target = flow->target;
 #pragma unroll  // Linux 6.1 takes no loop whose last instruction before its head is not a jump
-    for (int attempt = 0; attempt < 3; ++attempt) {
+    for (int attempt = 0; attempt < 2; ++attempt) {
         const __u64 next = next_target(service, flow, target, direction, p);
         if (next == target) return;
         const __u64 met = __sync_val_compare_and_swap(&flow->cell->target, target, next);
