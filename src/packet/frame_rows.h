@@ -61,6 +61,7 @@ struct Dissection {
     size_t network = 0, transport = 0, network_end = 0, transport_end = 0;
     uint8_t protocol = 0;
     bool first = false, later = false;  // a part of a datagram: with the transport's header, or without
+    size_t identification_at = 0;       // of a part
 
     // `word`: as IPv4 has it. False: what a part cannot be (RFC 1858, RFC 3128).
     bool is_part(unsigned word) {
@@ -84,6 +85,7 @@ inline bool skip_extensions(std::span<const uint8_t> f, Dissection& d) {
         if (d.protocol == 44) {
             if (d.transport + 8 > d.network_end || d.first) return false;
             const unsigned word = get16(f, d.transport + 2);
+            d.identification_at = d.transport + 4;
             d.protocol = f[d.transport];
             d.transport += 8;
             if (!d.is_part(word >> 3 | (word & 1) << 13)) return false;
@@ -96,7 +98,8 @@ inline bool skip_extensions(std::span<const uint8_t> f, Dissection& d) {
     return d.transport <= d.network_end;
 }
 
-inline std::optional<Dissection> dissect(std::span<const uint8_t> f) {
+// As far as the network's headers say, whatever is behind them.
+inline std::optional<Dissection> locate(std::span<const uint8_t> f) {
     Dissection d;
     size_t type = 12;
     for (int tag = 0; tag < 2; ++tag)
@@ -115,10 +118,17 @@ inline std::optional<Dissection> dissect(std::span<const uint8_t> f) {
         d.protocol = f[d.network + 9];
         if (header < 20 || d.transport > d.network_end || d.network_end > f.size()) return {};
         if (!d.is_part(get16(f, d.network + 6))) return {};
+        d.identification_at = d.network + 4;
     }
-    const size_t room = d.network_end - d.transport;
     d.transport_end = d.network_end;
-    if (d.later) return d;
+    return d;
+}
+
+inline std::optional<Dissection> dissect(std::span<const uint8_t> f) {
+    std::optional<Dissection> found = locate(f);
+    if (!found || found->later) return found;
+    Dissection& d = *found;
+    const size_t room = d.network_end - d.transport;
     if (d.protocol == udp_protocol) {
         if (room < 8 || get16(f, d.transport + 4) < 8) return {};
         if (!d.first && get16(f, d.transport + 4) > room) return {};
@@ -128,7 +138,7 @@ inline std::optional<Dissection> dissect(std::span<const uint8_t> f) {
     } else {
         return {};
     }
-    return d;
+    return found;
 }
 
 // 0 where the checksum is right (modulo 0xffff).
