@@ -52,7 +52,13 @@ inline unsigned ones_sum(std::span<const uint8_t> bytes, uint64_t sum = 0) {
     return static_cast<unsigned>(sum % 0xffff);
 }
 
-enum Transport : uint8_t { tcp_protocol = 6, udp_protocol = 17 };
+// What is written where a checksum was 0 and all that it covers has this sum. Of data that are not all 0 it is 0xffff
+// where it is 0 here.
+inline unsigned checksum_of(unsigned sum) {
+    return sum ? 0xffff - sum : 0;
+}
+
+enum Transport : uint8_t { icmp_protocol = 1, tcp_protocol = 6, udp_protocol = 17, icmp6_protocol = 58 };
 enum Flags : uint8_t { fin = 1, syn = 2, rst = 4, push = 8, ack = 16 };
 
 // A whole TCP or UDP packet whose lengths agree, as a strict receiver sees it.
@@ -98,15 +104,24 @@ inline bool skip_extensions(std::span<const uint8_t> f, Dissection& d) {
     return d.transport <= d.network_end;
 }
 
-// As far as the network's headers say, whatever is behind them.
-inline std::optional<Dissection> locate(std::span<const uint8_t> f) {
-    Dissection d;
+// Behind Ethernet's header and up to two tags, which may be where the frame ends.
+inline size_t network_at(std::span<const uint8_t> f) {
     size_t type = 12;
     for (int tag = 0; tag < 2; ++tag)
         if (f.size() >= type + 2 && (get16(f, type) == 0x8100 || get16(f, type) == 0x88a8)) type += 4;
-    d.network = type + 2;
-    if (d.network > f.size() || (get16(f, type) != 0x0800 && get16(f, type) != 0x86dd)) return {};
-    d.v6 = get16(f, type) == 0x86dd;
+    return type + 2;
+}
+inline unsigned type_of(std::span<const uint8_t> f) {
+    const size_t network = network_at(f);
+    return network > f.size() ? 0 : get16(f, network - 2);
+}
+
+// As far as the network's headers say, whatever is behind them.
+inline std::optional<Dissection> locate(std::span<const uint8_t> f) {
+    Dissection d;
+    d.network = network_at(f);
+    if (type_of(f) != 0x0800 && type_of(f) != 0x86dd) return {};
+    d.v6 = type_of(f) == 0x86dd;
     if (f.size() < d.network + (d.v6 ? 40 : 20) || f[d.network] >> 4 != (d.v6 ? 6 : 4)) return {};
     if (d.v6) {
         d.network_end = d.network + 40 + get16(f, d.network + 4);
@@ -163,10 +178,9 @@ inline bool is_sound(std::span<const uint8_t> f) {
 inline void write_checksums(Bytes& f, bool transport = true) {
     const auto d = dissect(f);
     if (!d) return;
-    const auto write = [&](size_t at,
-                           unsigned residue) {  // a zero is written as such, but in UDP means that there is none
-        const bool zero = residue == 0 && !(at == d->checksum_at() && d->protocol == udp_protocol);
-        put16(f, at, zero ? 0 : 0xffff - residue);
+    const auto write = [&](size_t at, unsigned residue) {  // in UDP a zero means that there is none
+        const bool udp = at == d->checksum_at() && d->protocol == udp_protocol;
+        put16(f, at, udp ? 0xffff - residue : checksum_of(residue));
     };
     if (!d->v6) {
         put16(f, d->network + 10, 0);
@@ -175,6 +189,31 @@ inline void write_checksums(Bytes& f, bool transport = true) {
     if (d->later) return;
     put16(f, d->checksum_at(), 0);
     if (transport) write(d->checksum_at(), transport_residue(f, *d));
+}
+
+// ICMP's, modulo 0xffff, over all that the network's header says.
+inline unsigned message_residue(std::span<const uint8_t> f, const Dissection& d) {
+    const size_t size = d.network_end - d.transport;
+    const uint64_t pseudo =
+        d.v6 ? ones_sum(f.subspan(d.addresses_at(), d.addresses_size())) + d.protocol + size : uint64_t{0};
+    return ones_sum(f.subspan(d.transport, size), pseudo);
+}
+inline bool is_message(const Dissection& d) {
+    return d.protocol == (d.v6 ? icmp6_protocol : icmp_protocol) && !d.first && !d.later &&
+           d.network_end >= d.transport + 8;
+}
+
+// The same for what is neither TCP nor UDP, as far as it is known.
+inline void mend(Bytes& f) {
+    write_checksums(f);
+    const auto d = locate(f);
+    if (!d || dissect(f)) return;
+    const auto write = [&f](size_t at, const auto& residue) {
+        put16(f, at, 0);
+        put16(f, at, checksum_of(residue()));
+    };
+    if (!d->v6) write(d->network + 10, [&] { return network_residue(f, *d); });
+    if (is_message(*d)) write(d->transport + 2, [&] { return message_residue(f, *d); });
 }
 
 // A frame to be written.
@@ -346,10 +385,10 @@ inline Bytes icmp_message(const Frame& frame, const Icmp& icmp) {
     const std::span<const uint8_t> all(bytes);
     const uint64_t pseudo =
         icmp.v6 ? ones_sum(all.subspan(d->addresses_at(), d->addresses_size())) + number + size : uint64_t{0};
-    put16(bytes, at + 2, 0xffff - ones_sum(all.subspan(at, size), pseudo));
+    put16(bytes, at + 2, checksum_of(ones_sum(all.subspan(at, size), pseudo)));
     if (icmp.v6) return bytes;
     put16(bytes, d->network + 10, 0);
-    put16(bytes, d->network + 10, 0xffff - network_residue(bytes, *d));
+    put16(bytes, d->network + 10, checksum_of(network_residue(bytes, *d)));
     return bytes;
 }
 
@@ -362,7 +401,7 @@ inline Bytes told(const Frame& frame, const Icmp& icmp, const std::string& quote
     put16(bytes, ip + 4, 0);
     put16(bytes, ip + 6, 0x4000);
     put16(bytes, ip + 10, 0);
-    put16(bytes, ip + 10, 0xffff - ones_sum(std::span(bytes).subspan(ip, 20)));
+    put16(bytes, ip + 10, checksum_of(ones_sum(std::span(bytes).subspan(ip, 20))));
     return bytes;
 }
 
@@ -398,7 +437,7 @@ inline std::vector<Bytes> parts(const Bytes& whole, std::vector<size_t> cuts, ui
             put16(part, d.network + 4, identification);
             put16(part, d.network + 6, static_cast<unsigned>(cuts[i] / 8 | more << 13));
             put16(part, d.network + 10, 0);
-            put16(part, d.network + 10, 0xffff - ones_sum(std::span(part).subspan(d.network)));
+            put16(part, d.network + 10, checksum_of(ones_sum(std::span(part).subspan(d.network))));
         }
         part.insert(part.end(), from(d.transport + cuts[i]), from(d.transport + cuts[i + 1]));
         out.push_back(std::move(part));

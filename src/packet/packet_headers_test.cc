@@ -161,9 +161,9 @@ TEST_P(Headers, EveryProtocolIsOursOrTheMachines) {
         for (const Body& body : bodies)
             for (int number = 0; number < 256; ++number) {
                 Bytes frame = body.frame;
-                frame[v6 ? 20 : 23] = static_cast<uint8_t>(number);
+                frame.at(v6 ? 20 : 23) = static_cast<uint8_t>(number);
                 if (!v6) put16(frame, 24, 0);
-                if (!v6) put16(frame, 24, 0xffff - ones_sum(std::span(frame).subspan(14, 20)));
+                if (!v6) put16(frame, 24, checksum_of(ones_sum(std::span(frame).subspan(14, 20))));
                 const std::string row = fmt::format("{} as {}, IPv{}{}", body.name, number, v6 ? 6 : 4, hex(frame));
                 if (number != body.number && (number == tcp_protocol || number == udp_protocol)) {
                     drops(row.c_str(), frame, 0, abi::packet_verdict_malformed);

@@ -61,7 +61,7 @@ inline Bytes around(const Tunnel& t, const Bytes& inner, const Bytes& actual, bo
         outer[9] = protocol;
         inet_pton(AF_INET, t.source, &outer[12]);
         inet_pton(AF_INET, t.endpoint, &outer[16]);
-        put16(outer, 10, 0xffff - ones_sum(ip.subspan(0, 20)));
+        put16(outer, 10, checksum_of(ones_sum(ip.subspan(0, 20))));
     }
     if (t.gue) {
         const size_t udp = t.header() - 8;
@@ -76,7 +76,7 @@ inline Bytes around(const Tunnel& t, const Bytes& inner, const Bytes& actual, bo
         const std::span<const uint8_t> all(frame);
         const uint64_t pseudo = ones_sum(all.subspan(network + 8, 32)) + udp_protocol + length + 8;
         const unsigned sum = ones_sum(all.subspan(network + 40, length + 8), pseudo);
-        put16(frame, network + 46, sum == 0xffff ? 0xffff : 0xffff - sum);
+        put16(frame, network + 46, 0xffff - sum);
     }
     return frame;
 }
