@@ -170,6 +170,13 @@ class Malformed : public Sampled {
         return addresses_of(f, d) + number + (d.v6 ? "" : std::string(1, static_cast<char>(d.protocol)));
     }
 
+    static bool is_one_host(const Bytes& f, const Dissection& d) {
+        const IpAddress source = address_at(f, d, false);
+        const auto first = static_cast<uint8_t>(addresses_of(f, d)[0]);
+        if (source.is_unspecified() || source.is_loopback()) return false;
+        return d.v6 ? first != 0xff : first != 0 && first < 224;
+    }
+
     static void is_rightly_refused(const Bytes& in, uint32_t service, abi::packet_verdict why) {
         const auto d = dissect(in);
         ASSERT_EQ(why == abi::packet_verdict_malformed, !d);
@@ -195,6 +202,9 @@ class Malformed : public Sampled {
             case abi::packet_verdict_no_route:
                 ASSERT_EQ(place_of(in, *d, true), 0u) << "endpoints have one";
                 break;
+            case abi::packet_verdict_spoofed_source:
+                ASSERT_TRUE(is_a_services(address_at(in, *d, false)) || !is_one_host(in, *d));
+                break;
             default:
                 FAIL() << "verdict " << why;
         }
@@ -206,9 +216,7 @@ class Malformed : public Sampled {
         const auto d = dissect(in);
         if (!d || d->later || (why != abi::packet_verdict_hop_limit && why != abi::packet_verdict_oversized))
             return false;
-        const IpAddress from = address_at(in, *d, false);
-        const uint8_t first = from.bytes[d->v6 ? 0 : 12];
-        return !(in[0] & 1) && (d->v6 ? first != 0xff && !from.is_unspecified() : first > 0 && first < 224);
+        return !(in[0] & 1) && is_one_host(in, *d);
     }
     void is_told(const Bytes& in, const Bytes& out, uint32_t service, abi::packet_verdict why) {
         const Dissection d = *dissect(in);
