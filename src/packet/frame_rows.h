@@ -203,7 +203,7 @@ inline bool is_message(const Dissection& d) {
            d.network_end >= d.transport + 8;
 }
 
-// The same for what is neither TCP nor UDP, as far as it is known.
+// The same for what is neither TCP nor UDP, as far as it is known, and for a header that an error quotes.
 inline void mend(Bytes& f) {
     write_checksums(f);
     const auto d = locate(f);
@@ -213,7 +213,11 @@ inline void mend(Bytes& f) {
         put16(f, at, checksum_of(residue()));
     };
     if (!d->v6) write(d->network + 10, [&] { return network_residue(f, *d); });
-    if (is_message(*d)) write(d->transport + 2, [&] { return message_residue(f, *d); });
+    if (!is_message(*d)) return;
+    const size_t quoted = d->transport + 8, header = quoted < d->network_end ? (f[quoted] & 15) * 4u : 0;
+    if (!d->v6 && header >= 20 && quoted + header <= d->network_end)
+        write(quoted + 10, [&] { return ones_sum(std::span(f).subspan(quoted, header)); });
+    write(d->transport + 2, [&] { return message_residue(f, *d); });
 }
 
 // A frame to be written.

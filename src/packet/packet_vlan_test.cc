@@ -1,12 +1,8 @@
 // VLAN tags: whichever a frame comes in with, it leaves with that of the link it leaves by. At TC the kernel's VLAN
 // devices put it in.
-#include <linux/if_ether.h>
-#include <linux/if_packet.h>
-#include <poll.h>
 #include <sched.h>
-#include <sys/socket.h>
 
-#include "packet/plane_rows.h"
+#include "packet/wire_rows.h"
 
 namespace marchproxy::packet {
 namespace {
@@ -203,59 +199,6 @@ TEST_P(Tags, AnswersKeepTheirs) {
 
 // --- on the wire ---------------------------------------------------------------------------------------------------
 
-// Sees frames with their outermost tag, which the kernel has beside them.
-class Wire {
-  public:
-    explicit Wire(const char* interface) : socket_(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL))) {
-        sockaddr_ll address{};
-        address.sll_family = AF_PACKET;
-        address.sll_protocol = htons(ETH_P_ALL);
-        address.sll_ifindex = static_cast<int>(::if_nametoindex(interface));
-        EXPECT_EQ(::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0) << interface;
-        const int on = 1;
-        EXPECT_EQ(::setsockopt(socket_.get(), SOL_PACKET, PACKET_AUXDATA, &on, sizeof on), 0);
-    }
-    void send(const Bytes& frame) const {
-        EXPECT_EQ(::send(socket_.get(), frame.data(), frame.size(), 0), static_cast<ssize_t>(frame.size()));
-    }
-    // The next frame to this address; empty after two seconds.
-    Bytes next_to(const Mac& mac) const {
-        for (int frames = 0; frames < 100; ++frames) {
-            pollfd waiting{.fd = socket_.get(), .events = POLLIN, .revents = 0};
-            if (::poll(&waiting, 1, 2000) != 1) return {};
-            Bytes frame = receive();
-            if (frame.size() >= mac.size() && std::equal(mac.begin(), mac.end(), frame.begin())) return frame;
-        }
-        return {};
-    }
-
-  private:
-    Bytes receive() const {
-        Bytes frame(2000);
-        iovec part{frame.data(), frame.size()};
-        alignas(cmsghdr) std::array<char, 128> control{};
-        msghdr message{};
-        message.msg_iov = &part;
-        message.msg_iovlen = 1;
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        frame.resize(static_cast<size_t>(std::max<ssize_t>(::recvmsg(socket_.get(), &message, 0), 0)));
-        for (cmsghdr* one = CMSG_FIRSTHDR(&message); one; one = CMSG_NXTHDR(&message, one)) {
-            tpacket_auxdata beside{};
-            if (one->cmsg_level != SOL_PACKET || one->cmsg_type != PACKET_AUXDATA) continue;
-            std::memcpy(&beside, CMSG_DATA(one), sizeof beside);
-            if (!(beside.tp_status & TP_STATUS_VLAN_VALID) || frame.size() < 12) continue;
-            Bytes tag(4);
-            put16(tag, 0, beside.tp_vlan_tpid);
-            put16(tag, 2, beside.tp_vlan_tci);
-            frame.insert(frame.begin() + 12, tag.begin(), tag.end());
-        }
-        return frame;
-    }
-
-    Descriptor socket_;
-};
-
 class TagsOnTheWire : public Tags {
   protected:
     void SetUp() override {
@@ -266,15 +209,7 @@ class TagsOnTheWire : public Tags {
             std::system("ip link add trunk type veth peer trunk_peer && ip link set trunk up &&"
                         "ip link set trunk_peer up && ethtool -K trunk_peer gro on && ethtool -K back_peer gro on"),
             0);
-        const auto front = static_cast<int>(::if_nametoindex("front"));
-        if (GetParam() == Hook::xdp) {
-            ASSERT_EQ(bpf_xdp_attach(front, programs->xdp(), 1U << 2, nullptr), 0);  // XDP_FLAGS_DRV_MODE
-            return;
-        }
-        LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = front, .attach_point = BPF_TC_INGRESS);
-        LIBBPF_OPTS(bpf_tc_opts, program, .prog_fd = programs->tc());
-        ASSERT_EQ(bpf_tc_hook_create(&hook), 0);
-        ASSERT_EQ(bpf_tc_attach(&hook, &program), 0);
+        attach(*programs, GetParam(), "front");
     }
     static std::vector<Frame> links() { return {eth(), eth().vlan(100), eth().vlan(30).vlan(100)}; }
 };
