@@ -71,29 +71,48 @@ inlined enum outcome end_here(void* context, enum hook hook, const struct packet
     return refuse(d->service, d->why);
 }
 
-inlined enum outcome process(void* context, enum hook hook, struct cursor frame, __u32 size) {
-    struct packet p = {0};
-    struct decision d = {0};
-    const enum parsed what = parse(frame, size, &p);
-    if (unlikely(what != parsed_flow) && (what != parsed_fragment || !recall_ports(&p)))
-        return process_other(context, hook, what, &p, &d);
-    int decided = decide(&p, &d);
-    if (unlikely(decided != decided_forward || p.fragment)) {
+// What is known of the packet in hand, a CPU and a hook: on a CPU a program ends before it begins again. Not on the
+// stack: of what a map holds the verifier assumes nothing, so that after any way through the headers it has the same
+// before it, and follows what comes next once.
+struct in_hand {
+    struct packet packet;
+    struct decision decision;
+};
+PER_CPU_ARRAY_OF(in_hand, struct in_hand, 2);
+
+inlined struct in_hand* begin_packet(__u32 hook) {
+    struct in_hand* here = bpf_map_lookup_elem(&in_hand, &hook);
+    if (!here) return 0;
+    here->packet = (struct packet){0};
+    here->decision = (struct decision){0};
+    return here;
+}
+
+inlined enum outcome process(void* context, enum hook hook, __u32 size) {
+    struct in_hand* here = begin_packet(hook);
+    if (!here) return outcome_pass;
+    struct packet* p = &here->packet;
+    struct decision* d = &here->decision;
+    const enum parsed what = parse(frame_of(context, hook), size, p);
+    if (unlikely(what != parsed_flow) && (what != parsed_fragment || !recall_ports(p)))
+        return process_other(context, hook, what, p, d);
+    int decided = decide(p, d);
+    if (unlikely(decided != decided_forward || p->fragment)) {
         if (decided == decided_begin || decided == decided_anew || decided == decided_prove)
-            decided = welcome(context, hook, &p, &d, decided);
-        if (p.fragment) decided = decide_part(&p, &d, decided);
-        if (decided != decided_forward) return end_here(context, hook, &p, &d, decided);
+            decided = welcome(context, hook, p, d, decided);
+        if (p->fragment) decided = decide_part(p, d, decided);
+        if (decided != decided_forward) return end_here(context, hook, p, d, decided);
     }
-    return forward(context, hook, frame, &p, &d);
+    return forward(context, hook, p, d);
 }
 
 SEC("xdp") int packet_xdp(struct xdp_md* context) {
     const struct cursor frame = frame_of(context, hook_xdp);
-    return hook_code(hook_xdp, process(context, hook_xdp, frame, frame.end - frame.at));
+    return hook_code(hook_xdp, process(context, hook_xdp, frame.end - frame.at));
 }
 
 SEC("tc") int packet_tc(struct __sk_buff* context) {
-    return hook_code(hook_tc, process(context, hook_tc, frame_of(context, hook_tc), context->len));
+    return hook_code(hook_tc, process(context, hook_tc, context->len));
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -174,8 +174,7 @@ inlined int from_endpoint(const struct packet* p, const struct classified* class
     return decided_forward;
 }
 
-__noinline int decide(const struct packet* p, struct decision* d) {
-    if (!p || !d) return decided_pass;
+inlined int decide(const struct packet* p, struct decision* d) {
     const struct classified class = classify(p);
     if (class.is == class_client) return from_client(p, &class, d);
     if (class.is == class_endpoint) return from_endpoint(p, &class, d);

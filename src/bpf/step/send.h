@@ -43,10 +43,10 @@ inlined bool is_too_large(void* context, enum hook hook, const struct packet* p,
     return unlikely(p->length > room) && length_on_link(context, hook, p) > room;
 }
 
-inlined bool change(void* context, enum hook hook, struct cursor frame, const struct packet* p,
-                    const struct rewriting* to) {
+inlined bool change(void* context, enum hook hook, const struct packet* p, const struct rewriting* to) {
     if (unlikely(to->tunnel))
         return hook == hook_xdp ? encapsulate_at_xdp(context, p, to) : encapsulate_at_tc(context, p, to);
+    const struct cursor frame = frame_of(context, hook);
     __u64 difference;
     if (!rewrite_network(frame, p, to, &difference)) return false;
     return unlikely(p->fragment == fragment_later) || rewrite_transport(context, hook, frame, p, to, difference);
@@ -72,19 +72,16 @@ inlined enum outcome send(void* context, enum hook hook, const struct next_hop* 
 }
 
 // Nothing is written before it is known that the packet can go.
-inlined enum outcome forward(void* context, enum hook hook, struct cursor frame, const struct packet* p,
-                             const struct decision* d) {
+inlined enum outcome forward(void* context, enum hook hook, const struct packet* p, const struct decision* d) {
     struct next_hop* hop;
     const int way = find_way(context, hook, p, d, &hop);
     if (unlikely(way >= 0)) return refuse(d->service, way);
     if (way == way_known && is_too_large(context, hook, p, room_on_link(context, hook, p, &d->to, hop)))
         return refuse_and_tell(context, hook, p, d, packet_verdict_oversized, hop->mtu - overhead_of(p, &d->to));
-    if (unlikely(p->tcp_flags & tcp_syn)) {
-        if (!(hook == hook_xdp ? clamp_at_xdp(context, p, d->service) : clamp_at_tc(context, p, d->service)))
-            return refuse(d->service, packet_verdict_internal_error);
-        frame = frame_of(context, hook);
-    }
-    if (!change(context, hook, frame, p, &d->to) || !fit_link(context, hook, p, hop))
+    if (unlikely(p->tcp_flags & tcp_syn) &&
+        !(hook == hook_xdp ? clamp_at_xdp(context, p, d->service) : clamp_at_tc(context, p, d->service)))
+        return refuse(d->service, packet_verdict_internal_error);
+    if (!change(context, hook, p, &d->to) || !fit_link(context, hook, p, hop))
         return refuse(d->service, packet_verdict_internal_error);
     count_packet(d->service, d->endpoint, d->direction, p->length);
     return way == way_known ? send(context, hook, hop) : outcome_redirect;
