@@ -7,27 +7,33 @@ import subprocess
 
 import packet_net
 
-# Each program, its rows, and the numbers of flows that end their names.
-PROGRAMS = (
-    ("packet_cost", ("packet-empty", "packet-floor", "packet-line", "packet-established", "packet-new", "packet-denied",
-                     "packet-rate-limited", "packet-packets-limited", "packet-syn-cookie", "packet-dsr-ipip",
-                     "packet-dsr-gue", "packet-sweep", "packet-memory"),
-     (1, 1_000_000, 10_000_000)),
-    ("packet_live", ("packet-live",), (1, 100_000)),
-)
-SUBJECTS = ("marchproxy", "marchproxy-tc", "katran-design", "hash", "lru_hash", "line", "nftables", "direct", "empty")
+# Each program, its rows, and the numbers that end their names: of flows, of the entries of a list.
+PROGRAMS = {
+    "packet_cost": (
+        (("packet-empty", "packet-floor", "packet-line", "packet-established", "packet-new", "packet-denied",
+          "packet-rate-limited", "packet-packets-limited", "packet-syn-cookie", "packet-dsr-ipip", "packet-dsr-gue",
+          "packet-sweep", "packet-memory"), (1, 1_000_000, 10_000_000)),
+        (("packet-listed",), (1, 1_000, 100_000, 1_000_000)),
+    ),
+    "packet_live": ((("packet-live",), (1, 100_000)),),
+}
+SUBJECTS = ("marchproxy", "marchproxy-tc", "katran-design", "hash", "lru_hash", "lpm_trie", "line", "nftables", "direct", "empty")
 PROJECTIONS = ("packet-cores-100Mpps", "packet-cores-100Gbps")
 
 
 def row_names(wanted):
-    names = [f"{row}-{flows}" for _, rows, numbers in PROGRAMS for row in rows for flows in numbers]
+    names = [name for program in PROGRAMS for name in rows_of(program)]
     return [name for name in [*names, *PROJECTIONS, *packet_net.ROWS] if re.search(wanted, name)]
+
+
+def rows_of(program):
+    return [f"{row}-{number}" for rows, numbers in PROGRAMS[program] for number in numbers for row in rows]
 
 
 def measure(build, binary, effort, wanted, results, say):
     """All figures at once. They need rights on BPF and 3 GB of memory for the kernel's hash maps of the comparison."""
-    for program, rows, numbers in PROGRAMS:
-        if any(re.search(wanted, f"{row}-{flows}") for row in rows for flows in numbers):
+    for program in PROGRAMS:
+        if any(re.search(wanted, name) for name in rows_of(program)):
             run(program, build, effort.runs, wanted, results, say)
     project(wanted, results, say)
     packet_net.measure(build, binary, effort.runs, effort.iperf_seconds, wanted, results, say)

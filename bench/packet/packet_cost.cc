@@ -72,8 +72,8 @@ constexpr Kind kinds[] = {
      },
      false,
      [](Bench& bench, abi::packet_service& service) {
-         service.flags = abi::service_has_access | abi::service_access_allows;
-         must(bench.programs.set_access(1, must(Prefix::parse("0.0.0.0/1")), false));  // where all clients are
+         service.flags = abi::service_has_access;
+         bench.deny({must(Prefix::parse("0.0.0.0/1"))});  // where all clients are
      }},
     {"packet-rate-limited", XDP_DROP,
      [](const abi::packet_counters& counters) -> uint64_t { return counters.dropped[abi::packet_verdict_rate_limit]; },
@@ -238,6 +238,38 @@ void with_flows(const Table& table, uint32_t flows, const std::string& objects) 
         on_kernel_hash(table, flows, kind, bench, objects);
 }
 
+// Packets from addresses that a list of so many refuses, one entry each; beside the kernel's trie with the same ones.
+void listed(const Table& table, uint32_t count, const std::string& objects) {
+    const std::string row = fmt::format("packet-listed-{}", count);
+    if (!table.wanted(row)) return;
+    Bench bench(1'000'000, objects);
+    bench.settings->flows = count;
+    table.take(row, "empty", [&] { return bench.measure(bench.traffic.program("empty"), packets_a_run); });
+
+    std::vector<Prefix> prefixes;
+    for (uint32_t n = 0; n < count; ++n)
+        prefixes.push_back({IpAddress::v4(ntohl(client_address_be(n))), 128});
+    Object trie(objects + "/lpm_trie.bpf.o");
+    trie.load();
+    for (const Prefix& prefix : prefixes) {
+        const struct {
+            uint32_t length, service_be;
+            abi::address address;
+        } key{32 + 128, htonl(1), packet::to_abi(prefix.ip)};
+        const uint8_t refused = 0;
+        must(bpf_map_update_elem(bpf_map__fd(trie.map("listed")), &key, &refused, BPF_ANY), "filling the trie");
+    }
+    table.take(row, "lpm_trie", [&] { return bench.measure(trie.program("lpm_trie"), packets_a_run); });
+
+    abi::packet_service service = Bench::service();
+    service.flags = abi::service_has_access;
+    bench.deny(prefixes);
+    must(bench.programs.set_service(1, service));
+    const Kind& denied = *std::find_if(std::begin(kinds), std::end(kinds),
+                                       [](const Kind& kind) { return kind.row == std::string("packet-denied"); });
+    table.take(row, "marchproxy", [&] { return measure_kind(denied, bench); });
+}
+
 }  // namespace
 }  // namespace marchproxy::bench
 
@@ -249,5 +281,7 @@ int main(int argc, char** argv) {
                          make_network();
                          for (const uint32_t count : options.flows)
                              with_flows(Table(options.only, options.rounds), count, options.objects);
+                         for (const uint32_t count : {1, 1'000, 100'000, 1'000'000})
+                             listed(Table(options.only, options.rounds), count, options.objects);
                      });
 }

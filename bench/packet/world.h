@@ -115,6 +115,11 @@ struct Bench {
         settings->endpoint = htonl(first_endpoint);
     }
 
+    // The service's access lists: whom they deny. It asks them once its flags say so.
+    void deny(const std::vector<Prefix>& prefixes) {
+        must(programs.set_access({{1, packet::access_tree(packet::fold_access({.allow = {}, .deny = prefixes}))}}));
+    }
+
     // Nanoseconds a packet.
     uint32_t measure(int program, uint32_t packets) { return send(program, packets).nanoseconds; }
 

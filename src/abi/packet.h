@@ -21,7 +21,7 @@ namespace marchproxy::abi {
 // --- limits --------------------------------------------------------------------------------------------------------
 
 // Raised with every change of a shape here or of what it means: maps of another revision are not gone on with.
-enum { packet_revision = 5 };
+enum { packet_revision = 6 };
 
 enum {
     max_packet_services = 1 << 14,   // bits of an identity
@@ -73,8 +73,7 @@ enum packet_forwarding { forwarding_nat, forwarding_dnat, forwarding_dsr_ipip, f
 
 enum service_flags {
     service_by_client = 1 << 0,       // the endpoint is chosen by the client's address alone, not address and port
-    service_has_access = 1 << 1,      // the access trie has to be asked
-    service_access_allows = 1 << 2,   // whoever no prefix covers may pass
+    service_has_access = 1 << 1,      // its access tree has to be asked
     service_limits_packets = 1 << 3,  // its packet_limits have to be asked for each packet from a client
     service_limits_flows = 1 << 4,    // the same for each new flow
 };
@@ -149,11 +148,42 @@ struct source_rate {
     __u64 packets_due, flows_due;
 };
 
-// Of the trie of access lists, whose value is one byte: 1, whoever the prefix covers may pass.
-struct access_key {
-    __u32 prefix_length;  // of service and address
-    __u32 service_be;
-    struct address address;
+// --- access lists --------------------------------------------------------------------------------------------------
+
+// What a service's lists say of any address, as a tree: see bpf/lib/access_tree.h. User space builds it anew whenever a
+// list changes, beside the one in use, and packets go over to it at once.
+enum {
+    access_stride = 6,  // bits of an address that a node looks at
+    access_most_path = 57,
+    access_depth = 22,  // nodes to the end of an IPv6 address, where none has a path
+    access_place_bits = 10,
+    access_chunk_nodes = 1012,
+    access_half = 1 << 12,           // chunks of one set of trees; the next is built in the other half. None is chunk 0
+    most_access_prefixes = 1 << 20,  // of all services together; each takes two nodes at most
+};
+
+struct access_node {
+    __u64 path;      // the bits that all addresses below share, from the first; the others 0
+    __u64 deeper;    // bit i: addresses that go on with i have a node of their own
+    __u64 passes;    // bit i: whether the others that go on with i may pass
+    __u32 children;  // those nodes' first, chunk << access_place_bits | place in it; they lie side by side
+    __u8 path_bits;  // how many `path` has
+    __u8 beside;     // whether addresses that differ from it may pass
+    __u16 reserved;
+};
+ABI_ASSERT(sizeof(struct access_node) == 32, "two to a cache line");
+
+struct access_chunk {
+    struct access_node node[access_chunk_nodes];
+};
+ABI_ASSERT(sizeof(struct access_chunk) <= 32768 - 384, "one piece of directly mapped memory");
+
+struct access_root {
+    __u32 v4, v6;  // the first nodes; 0: no lists, everybody may pass
+};
+struct access_roots {
+    __u32 first_chunk, chunks;  // where the trees lie
+    struct access_root of[max_packet_services];
 };
 
 // --- flows ---------------------------------------------------------------------------------------------------------

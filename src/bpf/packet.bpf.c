@@ -24,6 +24,8 @@
 // packet/abi_test.cc can compare them.
 union shapes {
     struct directory directory;
+    struct access_chunk access;
+    struct access_roots roots;
     struct flow_bucket bucket;
     struct flow_chunk chunk;
     struct flow_client_chunk clients;

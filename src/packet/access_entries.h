@@ -1,14 +1,16 @@
-// A service's access list as the packet plane's trie holds it. Pure.
+// A service's access lists as prefixes of which the longest decides. Pure.
 #pragma once
 
-#include <map>
+#include <utility>
+#include <vector>
 
 #include "model/snapshot.h"
 
 namespace marchproxy::packet {
 
-// The verdict of an entry is that of all addresses whose longest match it is.
-using AccessEntries = std::map<Prefix, bool>;  // true: may pass
+// The verdict of an entry, true: may pass, is that of all addresses whose longest match it is. Sorted, so that a prefix
+// comes directly before all those inside it.
+using AccessEntries = std::vector<std::pair<Prefix, bool>>;
 
 struct FoldedAccess {
     AccessEntries entries;

@@ -8,7 +8,7 @@
 namespace marchproxy::packet {
 namespace {
 
-// As the kernel's trie answers: the longest prefix by bits, whatever family it was written for.
+// The longest prefix by bits, whatever family it was written for.
 bool passes(const FoldedAccess& folded, const IpAddress& address) {
     const bool* best = nullptr;
     int longest = -1;

@@ -20,12 +20,7 @@ class Maps final : public MapTarget {
     Result<void> set_ring(uint32_t first, std::span<const uint32_t> endpoints) override {
         return programs_.set_ring(first, endpoints);
     }
-    Result<void> set_access(uint32_t service, const Prefix& prefix, bool allowed) override {
-        return programs_.set_access(service, prefix, allowed);
-    }
-    Result<void> remove_access(uint32_t service, const Prefix& prefix) override {
-        return programs_.remove_access(service, prefix);
-    }
+    Result<void> set_access(const AccessTrees& trees) override { return programs_.set_access(trees); }
     Result<void> set_limits(uint32_t service, const abi::packet_limits& limits) override {
         return programs_.set_limits(service, limits);
     }

@@ -15,26 +15,29 @@ class Admit : public Plane {
         how(changed);
         expect(programs->set_service(index, changed));
     }
-    void allow(uint32_t index, const char* prefix, bool allowed) {
-        expect(programs->set_access(index, *Prefix::parse(prefix), allowed));
+    // A service has these lists from now on.
+    void list(uint32_t index, const Access& access) {
+        lists_.insert_or_assign(index, access_tree(fold_access(access)));
+        expect(programs->set_access(lists_));
+        change(index, [](auto& s) { s.flags = abi::service_has_access; });
     }
+    static Prefix prefix(const char* text) { return *Prefix::parse(text); }
     static Frame udp(const char* from, uint16_t port = 5000) { return eth().ipv4(from, "10.0.0.1").udp(port, 80); }
     static Frame udp6(const char* from) { return eth().ipv6(from, "2001:db8:a::1").udp(5000, 80); }
     void enters(const char* row, const Bytes& frame) { EXPECT_EQ(run(frame).went, Went::sent) << row; }
+
+  private:
+    AccessTrees lists_;
 };
 INSTANTIATE_HOOKS(Admit);
 
-TEST_P(Admit, TheLongestPrefixDecides) {
-    for (const uint32_t index : {nat_udp, nat_udp6})
-        change(index, [](auto& s) { s.flags = abi::service_has_access; });
-    allow(nat_udp, "11.0.0.0/16", true);
-    allow(nat_udp, "11.0.7.0/24", false);
-    allow(nat_udp, "11.0.7.7", true);
-    allow(nat_udp6, "2001:db8:c::/64", true);
-    allow(nat_udp6, "2001:db8:c::bad", false);
+TEST_P(Admit, WhomItsListsLetIn) {
+    list(nat_udp, {.allow = {prefix("11.0.0.0/16")}, .deny = {prefix("11.0.7.0/25"), prefix("11.0.7.255")}});
+    list(nat_udp6, {.allow = {prefix("2001:db8:c::/64")}, .deny = {prefix("2001:db8:c::bad")}});
     enters("allowed", udp("11.0.0.1"));
     drops("denied", udp("11.0.7.1"), nat_udp, abi::packet_verdict_access_denied);
-    enters("allowed among the denied", udp("11.0.7.7"));
+    enters("allowed among the denied", udp("11.0.7.254"));
+    drops("denied, alone", udp("11.0.7.255"), nat_udp, abi::packet_verdict_access_denied);
     drops("not covered", udp("11.1.0.1"), nat_udp, abi::packet_verdict_access_denied);
     drops("denied, who is not told of its hop limit", udp("11.0.7.1").ttl(1), nat_udp,
           abi::packet_verdict_access_denied);
@@ -45,19 +48,19 @@ TEST_P(Admit, TheLongestPrefixDecides) {
 }
 
 TEST_P(Admit, AServiceMayLetInWhomNoPrefixCovers) {
-    change(nat_udp, [](auto& s) { s.flags = abi::service_has_access | abi::service_access_allows; });
-    allow(nat_udp, "11.0.7.0/24", false);
+    list(nat_udp, {.allow = {}, .deny = {prefix("11.0.7.0/24")}});
     enters("not covered", udp("11.200.0.1"));
     drops("denied", udp("11.0.7.1"), nat_udp, abi::packet_verdict_access_denied);
-    expect(programs->remove_access(nat_udp, *Prefix::parse("11.0.7.0/24")));
-    expect(programs->remove_access(nat_udp, *Prefix::parse("11.0.7.0/24")));  // nothing to remove: no error
+    list(nat_udp, {.allow = {}, .deny = {prefix("11.0.8.0/24")}});
     enters("no longer", udp("11.0.7.1"));
+    drops("denied instead", udp("11.0.8.1"), nat_udp, abi::packet_verdict_access_denied);
+    expect(programs->set_access({}));
+    enters("the list is gone before its service says so", udp("11.0.8.1"));
 }
 
 TEST_P(Admit, ADenialEndsAFlowThatHasBegun) {
     enters("not denied yet", udp("11.0.9.1"));
-    allow(nat_udp, "11.0.9.1", false);
-    change(nat_udp, [](auto& s) { s.flags = abi::service_has_access | abi::service_access_allows; });
+    list(nat_udp, {.allow = {}, .deny = {prefix("11.0.9.1")}});
     drops("now", udp("11.0.9.1"), nat_udp, abi::packet_verdict_access_denied);
 }
 

@@ -14,9 +14,6 @@ namespace marchproxy::packet {
 
 namespace {
 
-// The tries of two plans lie in one map while one takes the place of the other.
-constexpr size_t most_access_entries = (1 << 20) / 2;
-
 // Flows that only the client has spoken on: long enough for repeated SYNs and slow answers, short since anybody can
 // begin them (Linux: 60 s for TCP after the SYN's answer, 30 s for UDP without one).
 constexpr Duration opening_tcp = std::chrono::seconds(60), opening_udp = std::chrono::seconds(30);
@@ -173,7 +170,6 @@ void Planner::take_service(const PlannedService& planned) {
     record.forwarding = forwarding_of(service);
     if (service.routing.policy == Policy::maglev) record.flags |= abi::service_by_client;
     if (!access.entries.empty() || !access.others_pass) record.flags |= abi::service_has_access;
-    if (access.others_pass) record.flags |= abi::service_access_allows;
     record.seed = service.routing.seed;
     record.idle_seconds = seconds_of(idle);
     record.opening_seconds = seconds_of(std::min(idle, tcp ? opening_tcp : opening_udp));
@@ -186,11 +182,11 @@ void Planner::take_service(const PlannedService& planned) {
     made_.plan.services[index] = record;
     if (!same_bytes(limits, abi::packet_limits{})) made_.plan.limits[index] = limits;
 
-    if (!access.entries.empty()) made_.plan.access[index] = access.entries;
+    if (record.flags & abi::service_has_access) made_.plan.access[index] = access_tree(access);
     access_entries_ += access.entries.size();
-    if (access_entries_ > most_access_entries)
+    if (access_entries_ > abi::most_access_prefixes)
         throw UsedUp{fmt::format("the access lists have more than {} entries together; fold them into larger networks",
-                                 most_access_entries)};
+                                 uint32_t{abi::most_access_prefixes})};
 }
 
 // Services that share an endpoint write one record.

@@ -14,7 +14,7 @@
 
 #include "abi/packet.h"
 #include "model/snapshot.h"
-#include "packet/access_entries.h"
+#include "packet/access_tree.h"
 #include "packet/flow_limits.h"
 #include "packet/indexes.h"
 #include "packet/programs.h"
@@ -28,7 +28,7 @@ struct Plan {
     std::map<uint32_t, abi::packet_endpoint> endpoints;  // by index
     std::map<uint32_t, abi::address> sources;            // by index
     std::map<uint32_t, std::vector<uint32_t>> rings;     // by first slot
-    std::map<uint32_t, AccessEntries> access;            // by index of the service; none empty
+    AccessTrees access;                                  // of services that have lists
     std::vector<abi::directory_entry> directory;         // sorted; what is found by address, port and protocol
 };
 bool operator==(const Plan& a, const Plan& b);

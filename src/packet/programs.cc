@@ -1,9 +1,9 @@
 #include "packet/programs.h"
 
-#include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/random.h>
 #include <time.h>
@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "model/descriptor.h"
 #include "packet/directory.h"
 #include "packet/libbpf_messages.h"
 
@@ -57,33 +58,36 @@ int64_t nanoseconds_a_jiffy() {
     return resolution.tv_nsec > 0 ? resolution.tv_nsec : 4'000'000;
 }
 
-// Fills an array of maps with maps of one element. In batches: each costs the kernel a grace period.
-Result<void> fill_with_chunks(int outer, uint32_t count, uint32_t value_size, const char* name) {
+// Puts maps at indexes [first, first + count) of an array of maps, as `make` makes them; it returns a descriptor, or -1
+// and errno. In batches: each costs the kernel a grace period, and a map a descriptor until it is there.
+Result<void> put_maps(int outer, uint32_t first, uint32_t count, const std::function<int(uint32_t)>& make,
+                      const char* what) {
     constexpr uint32_t batch = 512;
-    std::vector<int> inner;
+    std::vector<Descriptor> made;
+    std::vector<int> maps;
     std::vector<uint32_t> keys;
-    const auto close_all = [&] {
-        for (const int descriptor : inner)
-            close(descriptor);
-        inner.clear();
+    for (uint32_t number = 0; number < count; ++number) {
+        made.emplace_back(make(number));
+        if (!made.back()) return failed(fmt::format("memory for {}, piece {} of {}", what, number + 1, count), errno);
+        maps.push_back(made.back().get());
+        keys.push_back(first + number);
+        if (made.size() < batch && number + 1 < count) continue;
+        uint32_t put = static_cast<uint32_t>(maps.size());
+        if (bpf_map_update_batch(outer, keys.data(), maps.data(), &put, nullptr) < 0)
+            return failed(fmt::format("filling {}", what), errno);
+        made.clear();
+        maps.clear();
         keys.clear();
-    };
-    for (uint32_t chunk = 0; chunk < count; ++chunk) {
-        const int descriptor = bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(uint32_t), value_size, 1, nullptr);
-        if (descriptor < 0) {
-            const int error = errno;
-            close_all();
-            return failed(fmt::format("memory for the flow table, piece {} of {}", chunk + 1, count), error);
-        }
-        inner.push_back(descriptor);
-        keys.push_back(chunk);
-        if (inner.size() < batch && chunk + 1 < count) continue;
-        uint32_t filled = static_cast<uint32_t>(inner.size());
-        const int error = bpf_map_update_batch(outer, keys.data(), inner.data(), &filled, nullptr) < 0 ? errno : 0;
-        close_all();
-        if (error) return failed("filling the flow table", error);
     }
     return {};
+}
+
+// Fills a table of flows with empty chunks.
+Result<void> fill_with_chunks(const bpf_map* outer, uint32_t count, uint32_t value_size, const char* name) {
+    const auto make = [&](uint32_t) {
+        return bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(uint32_t), value_size, 1, nullptr);
+    };
+    return put_maps(bpf_map__fd(outer), 0, count, make, "the flow table");
 }
 
 template <class T>
@@ -139,6 +143,7 @@ void size_maps(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) 
     bpf_map__set_max_entries(skeleton.maps.client_flows, chunks);
     bpf_map__set_max_entries(skeleton.maps.endpoint_flows, chunks);
     bpf_map__set_max_entries(skeleton.maps.clients, chunks);
+    bpf_map__set_max_entries(skeleton.maps.access_nodes, 1 + 2 * abi::access_half);
 }
 
 Result<MapsMade> make_anew(const Capacity& capacity) {
@@ -179,20 +184,59 @@ Result<void> pin_maps(packet_bpf& skeleton, const PinnedMaps& pins) {
 }
 
 Result<void> fill_clients(packet_bpf& skeleton, uint32_t chunks) {
-    return fill_with_chunks(bpf_map__fd(skeleton.maps.clients), chunks, sizeof(abi::flow_client_chunk), "clients");
+    return fill_with_chunks(skeleton.maps.clients, chunks, sizeof(abi::flow_client_chunk), "clients");
 }
 
 Result<void> fill_maps(packet_bpf& skeleton, const MapsMade& made) {
     for (const bpf_map* table : {skeleton.maps.client_flows, skeleton.maps.endpoint_flows})
-        if (auto filled = fill_with_chunks(bpf_map__fd(table), made.table.chunks, sizeof(abi::flow_chunk), "flows");
-            !filled.ok())
+        if (auto filled = fill_with_chunks(table, made.table.chunks, sizeof(abi::flow_chunk), "flows"); !filled.ok())
             return filled;
     if (!made.capacity.ipv6_clients) return {};
     return fill_clients(skeleton, made.table.chunks);
 }
 
-abi::access_key key_of(uint32_t service, const Prefix& prefix) {
-    return {32u + prefix.length, htonl(service), to_abi(prefix.ip)};
+// A map of one element, which holds this; negative: errno says why not.
+template <class T>
+int make_single(const char* name, const T& value) {
+    const uint32_t zero = 0;
+    const int single = bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof zero, sizeof value, 1, nullptr);
+    if (single < 0 || bpf_map_update_elem(single, &zero, &value, BPF_ANY) == 0) return single;
+    const int error = errno;
+    close(single);
+    errno = error;
+    return -1;
+}
+
+// The one at an index of an array of such maps. False: errno says why not, ENOENT that there is none.
+template <class T>
+bool read_single(int outer, uint32_t index, T& value) {
+    const uint32_t zero = 0;
+    uint32_t id = 0;
+    if (bpf_map_lookup_elem(outer, &index, &id) != 0) return false;
+    const Descriptor single(bpf_map_get_fd_by_id(id));
+    return single && bpf_map_lookup_elem(single.get(), &zero, &value) == 0;
+}
+
+// Puts one in place of another. Returns when no packet is under way that saw that one: replacing a map in a map waits
+// for it (kernel, maybe_wait_bpf_programs).
+template <class T>
+Result<void> replace_single(const bpf_map* outer, const T& value) {
+    const char* name = bpf_map__name(outer);
+    const Descriptor single(make_single(name, value));
+    if (!single) return failed(fmt::format("memory for {}", name), errno);
+    const uint32_t zero = 0;
+    const int inner = single.get();
+    if (bpf_map__update_elem(outer, &zero, sizeof zero, &inner, sizeof inner, BPF_ANY) == 0) return {};
+    return failed(fmt::format("replacing {}", name), errno);
+}
+
+// Frees the memory of chunks that no root names any more: one that is empty lies in their places.
+Result<void> leave_chunks(int outer, uint32_t first, uint32_t count) {
+    if (count == 0) return {};
+    const Descriptor empty(make_single("access_nodes", abi::access_chunk{}));
+    if (!empty) return failed("memory for the access lists", errno);
+    return put_maps(
+        outer, first, count, [&](uint32_t) { return fcntl(empty.get(), F_DUPFD_CLOEXEC, 0); }, "the access lists");
 }
 
 }  // namespace
@@ -336,30 +380,38 @@ Result<void> Programs::set_ring(uint32_t first, std::span<const uint32_t> endpoi
     return failed(fmt::format("writing {} slots of the Maglev tables from {}", slots.size(), first), errno);
 }
 
-Result<void> Programs::set_access(uint32_t service, const Prefix& prefix, bool allowed) {
-    const abi::access_key key = key_of(service, prefix);
-    const uint8_t value = allowed;
-    if (bpf_map__update_elem(skeleton_->maps.access, &key, sizeof key, &value, sizeof value, BPF_ANY) == 0) return {};
-    return failed(fmt::format("writing {} into the access lists", to_string(prefix)), errno);
+Result<void> Programs::set_access(const AccessTrees& trees) {
+    const auto before = std::make_unique<abi::access_roots>();
+    const bool any = read_single(bpf_map__fd(skeleton_->maps.access_roots), 0, *before);
+    const uint32_t halves[] = {1, 1 + abi::access_half};  // by their first chunk
+    const uint32_t first = any && before->first_chunk == halves[0] ? halves[1] : halves[0];
+    auto packed = pack(trees, first, abi::access_half);
+    if (!packed.ok()) return Error{packed.error()};
+
+    const int nodes = bpf_map__fd(skeleton_->maps.access_nodes);
+    const auto make = [&](uint32_t number) { return make_single("access_nodes", packed->chunks[number]); };
+    if (auto put = put_maps(nodes, first, packed->roots->chunks, make, "the access lists"); !put.ok()) return put;
+    if (auto replaced = replace_single(skeleton_->maps.access_roots, *packed->roots); !replaced.ok()) return replaced;
+    return any ? leave_chunks(nodes, before->first_chunk, before->chunks) : Result<void>();
 }
 
-Result<void> Programs::remove_access(uint32_t service, const Prefix& prefix) {
-    const abi::access_key key = key_of(service, prefix);
-    if (bpf_map__delete_elem(skeleton_->maps.access, &key, sizeof key, 0) == 0 || errno == ENOENT) return {};
-    return failed(fmt::format("removing {} from the access lists", to_string(prefix)), errno);
+Result<AccessTrees> Programs::access() const {
+    PackedAccess packed{.roots = std::make_unique<abi::access_roots>(), .chunks = {}};
+    if (!read_single(bpf_map__fd(skeleton_->maps.access_roots), 0, *packed.roots))
+        return errno == ENOENT ? Result<AccessTrees>(AccessTrees{}) : failed("reading the access lists", errno);
+    if (packed.roots->chunks > abi::access_half) return failed("reading the access lists", EBADMSG);
+    packed.chunks.resize(packed.roots->chunks);
+    for (uint32_t chunk = 0; chunk < packed.roots->chunks; ++chunk)
+        if (!read_single(bpf_map__fd(skeleton_->maps.access_nodes), packed.roots->first_chunk + chunk,
+                         packed.chunks[chunk]))
+            return failed("reading the access lists", errno);
+    auto trees = unpack(packed);
+    if (!trees) return failed("reading the access lists", EBADMSG);
+    return std::move(*trees);
 }
 
 Result<void> Programs::set_directory(const abi::directory& directory) {
-    const int inner = bpf_map_create(BPF_MAP_TYPE_ARRAY, "directory", sizeof(uint32_t), sizeof directory, 1, nullptr);
-    if (inner < 0) return failed("memory for the directory", errno);
-    const uint32_t zero = 0;
-    int error = bpf_map_update_elem(inner, &zero, &directory, BPF_ANY) < 0 ? errno : 0;
-    if (!error &&
-        bpf_map__update_elem(skeleton_->maps.directory, &zero, sizeof zero, &inner, sizeof inner, BPF_ANY) < 0)
-        error = errno;
-    close(inner);
-    if (error) return failed("replacing the directory", error);
-    return {};
+    return replace_single(skeleton_->maps.directory, directory);
 }
 
 Result<void> Programs::set_interface(uint32_t index, const std::array<uint8_t, 6>& mac) {

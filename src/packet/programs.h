@@ -15,6 +15,7 @@
 #include "abi/packet.h"
 #include "model/address.h"
 #include "model/result.h"
+#include "packet/access_tree.h"
 #include "packet/pinned_maps.h"
 #include "packet/record_ring.h"
 
@@ -38,8 +39,9 @@ class Programs {
     Result<void> set_endpoint(uint32_t index, const abi::packet_endpoint& endpoint);
     Result<void> set_source(uint32_t index, const abi::address& address);
     Result<void> set_ring(uint32_t first, std::span<const uint32_t> endpoints);
-    Result<void> set_access(uint32_t service, const Prefix& prefix, bool allowed);  // the longest prefix decides
-    Result<void> remove_access(uint32_t service, const Prefix& prefix);
+    // All services' lists, in place of those before. Returns when no packet is under way that saw those.
+    Result<void> set_access(const AccessTrees& trees);
+    Result<AccessTrees> access() const;
     Result<void> set_directory(const abi::directory& directory);
     // By which the packet plane answers for the services' addresses on an interface; without, the stack is asked.
     Result<void> set_interface(uint32_t index, const std::array<uint8_t, 6>& mac);

@@ -1,6 +1,5 @@
 #include "packet/read_back.h"
 
-#include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <fmt/format.h>
 
@@ -55,20 +54,6 @@ void read_rings(const Programs& programs, Plan& plan) {
     }
 }
 
-void read_access(const Programs& programs, Plan& plan) {
-    const int map = programs.map("access");
-    abi::access_key key{}, next{};
-    for (bool first = true; bpf_map_get_next_key(map, first ? nullptr : &key, &next) == 0; first = false) {
-        key = next;
-        uint8_t allowed = 0;
-        if (bpf_map_lookup_elem(map, &key, &allowed) != 0) continue;
-        Prefix prefix;
-        prefix.ip = from_abi(key.address);
-        prefix.length = static_cast<uint8_t>(key.prefix_length - 32);
-        plan.access[ntohl(key.service_be)][prefix] = allowed != 0;
-    }
-}
-
 void read_directory(const Programs& programs, Plan& plan) {
     const uint32_t zero = 0;
     uint32_t id = 0;
@@ -92,7 +77,6 @@ Result<Plan> read_back(const Programs& programs) {
         plan.endpoints = records_of<abi::packet_endpoint>(programs, "endpoints", capacity.endpoints);
         plan.sources = records_of<abi::address>(programs, "source_addresses", abi::max_source_addresses);
         read_rings(programs, plan);
-        read_access(programs, plan);
         read_directory(programs, plan);
     } catch (const Unreadable& unreadable) {
         return Error{fmt::format(
@@ -100,6 +84,9 @@ Result<Plan> read_back(const Programs& programs) {
             "it, and ends its flows",
             unreadable.map, std::strerror(unreadable.error))};
     }
+    auto access = programs.access();
+    if (!access.ok()) return Error{access.error()};
+    plan.access = std::move(*access);
     return plan;
 }
 

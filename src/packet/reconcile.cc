@@ -33,13 +33,12 @@ class Reconciler {
         grow_endpoints();
         write_rings();
         widen_directory();
-        add_access();
+        widen_access();
         write_limits();
         write_services(true);
-        remove_access(true);
         replace_directory();
         write_services(false);
-        remove_access(false);
+        replace_access(wanted_.access);
         shrink_endpoints();
         clear();
         return std::move(changes_);
@@ -50,10 +49,10 @@ class Reconciler {
     void grow_endpoints();
     void write_rings();
     void widen_directory();
-    void add_access();
+    void widen_access();
     void write_limits();
     void write_services(bool found);
-    void remove_access(bool found);
+    void replace_access(const AccessTrees& trees);
     void replace_directory();
     void shrink_endpoints();
     void clear();
@@ -67,6 +66,7 @@ class Reconciler {
     std::set<uint32_t> found_;  // services that packets are to find
     std::vector<MapChange> changes_;
     std::vector<abi::directory_entry> directory_ = held_.directory;  // as it is after the changes so far
+    AccessTrees access_ = held_.access;                              // the same
 };
 
 void Reconciler::write_sources() {
@@ -112,21 +112,18 @@ void Reconciler::widen_directory() {
     name_directory(wider);
 }
 
-std::vector<std::pair<Prefix, bool>> longest_first(const AccessEntries& entries) {
-    std::vector<std::pair<Prefix, bool>> sorted(entries.begin(), entries.end());
-    std::stable_sort(sorted.begin(), sorted.end(),
-                     [](const auto& a, const auto& b) { return a.first.length > b.first.length; });
-    return sorted;
+void Reconciler::replace_access(const AccessTrees& trees) {
+    if (access_ == trees) return;
+    access_ = trees;
+    changes_.push_back(ReplaceAccess{trees});
 }
 
-void Reconciler::add_access() {
-    for (const auto& [service, entries] : wanted_.access) {
-        const AccessEntries* there = find(held_.access, service);
-        for (const auto& [prefix, allowed] : longest_first(entries)) {
-            const bool known = there && there->contains(prefix) && there->at(prefix) == allowed;
-            if (!known) changes_.push_back(WriteAccess{service, prefix, allowed});
-        }
-    }
+// The lists of services that packets are to find, and those that others had.
+void Reconciler::widen_access() {
+    AccessTrees wider = wanted_.access;
+    for (const auto& [service, tree] : held_.access)
+        if (!found_.contains(service)) wider.insert_or_assign(service, tree);
+    replace_access(wider);
 }
 
 // What a service's flags do not ask for nobody reads, and what they ask for and is 0 is no limit.
@@ -139,16 +136,6 @@ void Reconciler::write_services(bool found) {
     for (const auto& [index, service] : wanted_.services)
         if (found_.contains(index) == found && !holds(held_.services, index, service))
             changes_.push_back(WriteService{index, service});
-}
-
-void Reconciler::remove_access(bool found) {
-    for (const auto& [service, entries] : held_.access) {
-        if (found_.contains(service) != found) continue;
-        const AccessEntries* wanted = find(wanted_.access, service);
-        std::vector<std::pair<Prefix, bool>> sorted = longest_first(entries);
-        for (auto entry = sorted.rbegin(); entry != sorted.rend(); ++entry)
-            if (!wanted || !wanted->contains(entry->first)) changes_.push_back(RemoveAccess{service, entry->first});
-    }
 }
 
 // Also where it stays the same but a ring was left: for its slots it has to be known that nobody is in them.
@@ -205,16 +192,8 @@ struct Apply {
         held.rings[c.first] = c.slots;
         return target.set_ring(c.first, c.slots);
     }
-    Result<void> operator()(const WriteAccess& c) {
-        return noting(target.set_access(c.service, c.prefix, c.allowed),
-                      [&] { held.access[c.service][c.prefix] = c.allowed; });
-    }
-    Result<void> operator()(const RemoveAccess& c) {
-        return noting(target.remove_access(c.service, c.prefix), [&] {
-            AccessEntries& entries = held.access[c.service];
-            entries.erase(c.prefix);
-            if (entries.empty()) held.access.erase(c.service);
-        });
+    Result<void> operator()(const ReplaceAccess& c) {
+        return noting(target.set_access(c.trees), [&] { held.access = c.trees; });
     }
     Result<void> operator()(const WriteLimits& c) {
         return noting(target.set_limits(c.service, c.limits), [&] { held.limits[c.service] = c.limits; });

@@ -22,7 +22,7 @@ class Maps final : public MapTarget {
     std::map<uint32_t, abi::packet_service> services;
     std::map<uint32_t, abi::packet_limits> limits;
     std::map<uint32_t, uint32_t> slots;
-    std::map<uint32_t, AccessEntries> access;
+    AccessTrees access;
     std::vector<abi::directory_entry> directory;
     std::function<void()> after = [] {};
     size_t writes_left = SIZE_MAX;
@@ -43,12 +43,8 @@ class Maps final : public MapTarget {
                 slots[first + i] = ring[i];
         });
     }
-    Result<void> set_access(uint32_t service, const Prefix& p, bool allowed) override {
-        return write([&] { access[service][p] = allowed; });
-    }
-    Result<void> remove_access(uint32_t service, const Prefix& p) override {
-        EXPECT_EQ(access[service].count(p), 1U);
-        return write([&] { access[service].erase(p); });
+    Result<void> set_access(const AccessTrees& trees) override {
+        return write([&] { access = trees; });
     }
     Result<void> set_limits(uint32_t service, const abi::packet_limits& l) override {
         return write([&] { limits[service] = l; });
@@ -69,14 +65,8 @@ class Maps final : public MapTarget {
     bool admits(uint32_t service, const IpAddress& address) {
         const abi::packet_service& s = services[service];
         if (!(s.flags & abi::service_has_access)) return true;
-        int longest = -1;
-        bool verdict = s.flags & abi::service_access_allows;
-        for (const auto& [p, allowed] : access[service])
-            if (p.contains(address) && p.length > longest) {
-                longest = p.length;
-                verdict = allowed;
-            }
-        return verdict;
+        const auto tree = access.find(service);
+        return tree == access.end() || tree->second.passes(address);
     }
 
     // What a service's flags have packets ask for is there.
@@ -249,7 +239,7 @@ TEST_F(Reconciling, GoesOnFromWhereTheMapsFailed) {
         const bool whole = go();
         maps.writes_left = SIZE_MAX;
         if (whole) continue;
-        // From between two access lists nothing can be said of them but that the last one holds in the end.
+        // What a service had before may be that of two configurations ago.
         maps.after = [&] { maps.check_directory(); };
         const Result<Planned> made = make_plan(world.input(), world.indexes, held);
         ASSERT_TRUE(made.ok());

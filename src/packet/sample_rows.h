@@ -112,16 +112,19 @@ class Sampled : public Plane {
         expect(programs->set_interface(::if_nametoindex("front"), front_mac));
         // Made-up clients are behind `front` too.
         ASSERT_EQ(std::system("ip route add default via 192.0.2.1 && ip -6 route add default via 2001:db8:f::1"), 0);
+        Access listed;
+        for (const char* prefix : allowed)
+            listed.allow.push_back(*Prefix::parse(prefix));
+        for (const char* prefix : denied)
+            listed.deny.push_back(*Prefix::parse(prefix));
+        AccessTrees lists;
+        for (uint32_t index = 1; index < place_count; ++index)
+            if (has_list(index)) lists.emplace(index, access_tree(fold_access(listed)));
+        expect(programs->set_access(lists));
         for (uint32_t index = 1; index < place_count; ++index) {
             abi::packet_service made = service(index);
             if (lowers(index)) made.mss = largest_segment;
-            if (has_list(index)) {
-                made.flags |= abi::service_has_access;
-                for (const char* prefix : allowed)
-                    expect(programs->set_access(index, *Prefix::parse(prefix), true));
-                for (const char* prefix : denied)
-                    expect(programs->set_access(index, *Prefix::parse(prefix), false));
-            }
+            if (has_list(index)) made.flags |= abi::service_has_access;
             if (asks_for_proof(index)) {
                 made.flags |= abi::service_limits_flows;
                 expect(programs->set_limits(index, {.proven_from = 1}));

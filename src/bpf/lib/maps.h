@@ -34,7 +34,9 @@
     } name_ SEC(".maps")
 
 // What a configuration sets. An entry is written whole before anything names it.
-ARRAY_OF_SINGLES(directory, struct directory);  // replaced whole: every packet sees the old or the new one
+ARRAY_OF_SINGLES(directory, struct directory);        // replaced whole: every packet sees the old or the new one
+ARRAY_OF_SINGLES(access_roots, struct access_roots);  // as the directory
+ARRAY_OF_SINGLES(access_nodes, struct access_chunk);  // of what the roots name, and of what they named before
 ARRAY_OF(services, struct packet_service, max_packet_services);
 ARRAY_OF(endpoints, struct packet_endpoint, max_packet_endpoints);
 ARRAY_OF(source_addresses, struct address, max_source_addresses);

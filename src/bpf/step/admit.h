@@ -1,26 +1,37 @@
 // admit: may this packet begin a flow, or come in at all.
 #pragma once
 
+#include "bpf/lib/access_tree.h"
 #include "bpf/lib/maps.h"
 #include "bpf/lib/packet.h"
 #include "bpf/step/account.h"
 #include "bpf/step/classify.h"
 
-// One trie for all services. User space folds allow and deny lists into it: an entry's value is what the lists say of
-// that prefix as a whole, so that the longest match is the answer.
-struct {
-    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
-    __uint(max_entries, 1 << 20);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
-    __type(key, struct access_key);
-    __type(value, __u8);  // 1: may pass
-} access SEC(".maps");
+inlined const struct access_node* access_node_at(__u32 place) {
+    const __u32 chunk = place >> access_place_bits, zero = 0;
+    void* inner = bpf_map_lookup_elem(&access_nodes, &chunk);
+    struct access_chunk* nodes = inner ? bpf_map_lookup_elem(inner, &zero) : 0;
+    __u64 at = place & ((1 << access_place_bits) - 1);
+    bounded(at);
+    return nodes && at < access_chunk_nodes ? &nodes->node[at] : 0;
+}
 
 inlined bool may_enter(const struct packet_service* service, __u32 index, const struct packet* p) {
     if (likely(!(service->flags & service_has_access))) return true;
-    const struct access_key key = {32 + 128, bpf_htonl(index), p->source};
-    const __u8* allowed = bpf_map_lookup_elem(&access, &key);
-    return allowed ? *allowed : service->flags & service_access_allows;
+    const __u32 zero = 0;
+    void* inner = bpf_map_lookup_elem(&access_roots, &zero);
+    struct access_roots* roots = inner ? bpf_map_lookup_elem(inner, &zero) : 0;
+    if (!roots) return false;  // user space writes them before any flag
+    const struct access_root* root = &roots->of[index & (max_packet_services - 1)];
+    __u32 at = p->v6 ? root->v6 : root->v4;
+    if (!at) return true;
+    struct access_bits left = access_bits_of(&p->source, p->v6);
+    for (int depth = 0; depth < access_depth && at > access_passes; ++depth) {
+        const struct access_node* node = access_node_at(at);
+        if (!node) return false;
+        at = access_step(node, &left);
+    }
+    return at == access_passes;
 }
 
 ARRAY_OF(limits, struct packet_limits, max_packet_services);
