@@ -12,7 +12,7 @@ PROGRAMS = {
     "packet_cost": (
         (("packet-empty", "packet-floor", "packet-line", "packet-established", "packet-new", "packet-denied",
           "packet-rate-limited", "packet-packets-limited", "packet-syn-cookie", "packet-dsr-ipip", "packet-dsr-gue",
-          "packet-sweep", "packet-memory"), (1, 1_000_000, 10_000_000)),
+          "packet-sweep", "packet-held", "packet-expired", "packet-memory"), (1, 1_000_000, 10_000_000)),
         (("packet-listed",), (1, 1_000, 100_000, 1_000_000)),
     ),
     "packet_live": ((("packet-live",), (1, 100_000)),),

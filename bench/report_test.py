@@ -75,7 +75,13 @@ class PacketGoals(unittest.TestCase):
         self.assertEqual(self.verdicts({cpu: {"marchproxy": [1.0], "nftables": [3.5]}})[name], ("3.5", "reached"))
         self.assertEqual(self.verdicts({cpu: {"marchproxy": [1.0], "nftables": [2.9]}})[name][1], "NOT reached")
 
-    def test_what_was_not_measured_has_no_verdict(self):
+    def test_what_was_not_measured_is_not_called_reached(self):
+        cpu = ("packet-udp-cpu", "CPU us/packet", True)
+        verdicts = self.verdicts({cpu: {"marchproxy": [1.0], "nftables": [3.5]}})
+        self.assertEqual(verdicts["new flow: ns above the floor"], ("", "not measured"))
+        self.assertEqual(verdicts["flows expired, of 10 million begun"], ("", "not measured"))
+
+    def test_without_any_there_is_no_table(self):
         self.assertEqual(packet_goals.table(results({("packet-established-1", "ns", True): {"marchproxy": [90]}})), "")
 
 

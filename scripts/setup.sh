@@ -8,7 +8,8 @@ build=(g++ cmake make ninja-build ccache mold pkg-config git python3
        libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev prometheus-cpp-dev libcpp-httplib-dev
        libssl-dev libc-ares-dev libgtest-dev libgmock-dev libbenchmark-dev
        clang-14 bpftool libbpf-dev libxdp-dev)
-test=(iperf3 ethtool iputils-ping traceroute netcat-openbsd bind9-dnsutils curl apache2-utils wrk iproute2 nftables)
+test=(iperf3 ethtool iputils-ping traceroute netcat-openbsd bind9-dnsutils curl apache2-utils wrk iproute2 nftables
+      llvm-14)
 bench=(haproxy nginx libnginx-mod-stream python3-venv)
 lint=(clang-format-14 clang-tidy-14)
 fuzz=(clang-14 libclang-rt-14-dev)

@@ -2,6 +2,7 @@
 // above the bench's own floor; beside it the same program on the kernel's hash maps, and the design of another
 // balancer. One JSON line a figure: {bench, subject, unit, values}.
 #include <chrono>
+#include <thread>
 
 #include "bench/packet/katran.h"
 
@@ -46,6 +47,31 @@ void sweep(const Table& table, const std::string& suffix, Bench& bench) {
             return took.count() / static_cast<double>(std::max<uint64_t>(live, 1));
         },
         1);
+}
+
+// What the table held of so many flows, and then how many of them ended because their time was over.
+void hold_and_expire(const Table& table, const std::string& suffix, Bench& bench) {
+    if (!table.wanted("packet-held" + suffix) && !table.wanted("packet-expired" + suffix)) return;
+    double held = 0, expired = 0, told = 0;
+    const auto pass = [&](double& live, double& ended) {
+        for (uint32_t first = 0; first < bench.programs.flow_buckets(); first += abi::sweep_buckets) {
+            const abi::sweep swept = must(bench.programs.sweep(first, abi::sweep_buckets));
+            live += swept.live;
+            ended += swept.ended;
+            must(bench.programs.take_reports([&](const abi::flow_report& report) { told += report.ended; }));
+        }
+    };
+    pass(held, expired);
+    abi::packet_service service = Bench::service();
+    service.idle_seconds = service.opening_seconds = 1;
+    must(bench.programs.set_service(1, service));
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+    double kept = 1;
+    for (int passes = 0; kept > 0 && passes < 20; ++passes)
+        pass(kept = 0, expired);  // what the reports had no room for waits for the next pass
+    table.print("packet-held" + suffix, "marchproxy", "flows", {held});
+    table.print("packet-expired" + suffix, "marchproxy", "flows", {std::min(expired, told)});
+    must(bench.programs.set_service(1, Bench::service()));
 }
 
 void memory(const Table& table, const std::string& suffix, const Bench& bench) {
@@ -199,7 +225,7 @@ bool any_wanted(const Table& table, const std::string& suffix, std::initializer_
 }
 
 bool needs_established(const Table& table, const std::string& suffix) {
-    return table.wanted("packet-sweep" + suffix) ||
+    return any_wanted(table, suffix, {"packet-sweep", "packet-held", "packet-expired"}) ||
            std::any_of(std::begin(kinds), std::end(kinds),
                        [&](const Kind& kind) { return table.wanted(kind.row + suffix); });
 }
@@ -236,6 +262,7 @@ void with_flows(const Table& table, uint32_t flows, const std::string& objects) 
     sweep(table, suffix, bench);
     for (const char* kind : {"hash", "lru_hash"})
         on_kernel_hash(table, flows, kind, bench, objects);
+    hold_and_expire(table, suffix, bench);
 }
 
 // Packets from addresses that a list of so many refuses, one entry each; beside the kernel's trie with the same ones.
