@@ -129,17 +129,20 @@ class Carry(PacketPlane):
 
     SHORT = (["-P", "8"], ["-R"], ["-u", "-b", "50M", "--bidir"])
 
+    def serve_iperf3(self):
+        with inside(self.server):
+            server = subprocess.Popen(["iperf3", "-s"], stdout=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.terminate)
+        time.sleep(0.3)
+
     def check_iperf3(self, runs, **packet):
         """runs: by which options towards which service address; a second each."""
         services = [service((server, 5201), name=f"{protocol}{name}", protocol=protocol, listen=listen)
                     for server, name, listen in ((SERVER, "", f"{VIP}:5201"), (SERVER6, "6", f"[{VIP6}]:5201"))
                     for protocol in ("tcp", "udp")]
         running = self.begin(*services, **packet)
-        with inside(self.server):
-            server = subprocess.Popen(["iperf3", "-s"], stdout=subprocess.DEVNULL)
-        self.addCleanup(server.wait)
-        self.addCleanup(server.terminate)
-        time.sleep(0.3)
+        self.serve_iperf3()
         for address, options in runs:
             with self.subTest(options, address=address):
                 result = json.loads(netns(self.client, "iperf3", "-J", "-t", "1", "-c", address, *options, check=False).stdout)
@@ -165,6 +168,22 @@ class Carry(PacketPlane):
         for name in (self.client, self.server):  # checksums that are yet to be computed, and merged packets
             netns(name, "ethtool", "-K", "up0", "tx", "on")
         self.check_iperf3([(address, options) for address in (VIP, VIP6) for options in self.SHORT], mode="tc")
+
+    @proxy.requires("iperf3")
+    def test_merged_segments_beyond_what_a_length_field_tells(self):
+        """BIG TCP: IPv6 packets of up to 185,000 bytes between interfaces that take them, without a length in their header."""
+        for name, device in ((self.client, "up0"), (self.server, "up0"), (self.middle, "client0"), (self.middle, "server0")):
+            netns(name, "ethtool", "-K", device, "tx", "on", "gro", "on")
+            ip("-n", name, "link", "set", device, "gso_max_size", "185000", "gro_max_size", "185000")
+        running = self.begin(service((SERVER6, 5201), name="web", listen=f"[{VIP6}]:5201"), mode="tc")
+        self.serve_iperf3()
+        for options in ([], ["-R"]):
+            before = running.service("web")
+            result = json.loads(netns(self.client, "iperf3", "-J", "-t", "1", "-c", VIP6, *options, check=False).stdout)
+            self.assertGreater(result["end"]["sum_received"]["bits_per_second"], 50e6)
+            after, way = running.service("web"), "sent" if options else "received"
+            size = ((after[f"{way}_bytes"] - before[f"{way}_bytes"]) / (after[f"{way}_packets"] - before[f"{way}_packets"]))
+            self.assertGreater(size, 66_000, options)
 
     def datagram(self, target, data):
         """Sends until it is answered, as clients of datagrams do: the first may find a next hop yet to be resolved."""

@@ -78,13 +78,20 @@ inlined bool pass_hop_6(struct cursor frame, const struct packet* p, struct inne
     return true;
 }
 
+// What a header says of a length. Of more than it can say, which only the kernel has merged, 0, as the kernel has it
+// (BIG TCP); it writes the segments' own when it cuts them.
+inlined __be16 told_length(__u32 length) {
+    return length > 0xffff ? 0 : bpf_htons(length);
+}
+
 // Not to be cut on the way, so that it needs no identification (RFC 6864); who sends more than fits is told.
 inlined bool write_outer_4(struct cursor frame, const struct packet* p, const struct rewriting* to,
                            const struct inner* inner) {
     __be32* ip = header_at(frame, p->network, sizeof(struct iphdr));
     if (!ip) return false;
     const __u8 protocol = to->tunnel == forwarding_dsr_gue ? IPPROTO_UDP : IPPROTO_IPIP;
-    const __be32 first = bpf_htonl(0x45 << 24 | inner->marks << 16 | (p->length + outer_size(false, to->tunnel)));
+    const __be16 length = told_length(p->length + outer_size(false, to->tunnel));
+    const __be32 first = bpf_htonl(0x45 << 24 | inner->marks << 16 | bpf_ntohs(length));
     const __be32 second = bpf_htonl(dont_fragment_4), third = bpf_htonl(own_hop_limit << 24 | protocol << 16);
     const __be32 source = unmapped(&to->source), destination = unmapped(&to->destination);
     ip[0] = first;
@@ -103,7 +110,7 @@ inlined bool write_outer_6(struct cursor frame, const struct packet* p, const st
     if (!ip) return false;
     const bool gue = to->tunnel == forwarding_dsr_gue;
     *(__be32*)ip = bpf_htonl(6U << 28 | (__u32)inner->marks << 20 | bpf_ntohs(to->source_port_be));
-    ip->payload_len = bpf_htons(gue ? p->length + sizeof(struct udphdr) : p->length);
+    ip->payload_len = told_length(gue ? p->length + sizeof(struct udphdr) : p->length);
     ip->nexthdr = gue ? IPPROTO_UDP : IPPROTO_IPV6;
     ip->hop_limit = own_hop_limit;
     write_address(&ip->saddr, &to->source);
@@ -116,7 +123,7 @@ inlined bool write_outer_6(struct cursor frame, const struct packet* p, const st
 inlined bool write_outer_udp(struct cursor frame, const struct packet* p, const struct rewriting* to, __u64 sum) {
     struct udphdr* udp = header_at(frame, p->network + outer_size(p->v6, to->tunnel) - sizeof(*udp), sizeof(*udp));
     if (!udp) return false;
-    const __be16 length = bpf_htons(sizeof(*udp) + p->length);
+    const __be16 length = told_length(sizeof(*udp) + p->length);
     udp->source = to->source_port_be;
     udp->dest = to->destination_port_be;
     udp->len = length;

@@ -22,10 +22,14 @@ inlined int find_way(void* context, enum hook hook, const struct packet* p, cons
     return hook == hook_tc ? (int)way_by_kernel : packet_verdict_no_neighbour;
 }
 
-// The size in which it will leave: at TC the kernel cuts what it has put together itself.
+// The size in which it will leave: at TC the kernel cuts what it has put together itself, and takes away the extension
+// that tells IPv6's length beyond what the header can (RFC 2675).
 inlined __u32 length_on_link(void* context, enum hook hook, const struct packet* p) {
     const __u32 segment = hook == hook_tc ? CONTEXT_WORD(context, struct __sk_buff, gso_size) : 0;
-    return segment ? p->transport - p->network + p->transport_header + segment : p->length;
+    if (!segment) return p->length;
+    const __u32 whole = p->transport - p->network;
+    const __u32 headers = p->v6 && p->length > sizeof(struct ipv6hdr) + 0xffff ? sizeof(struct ipv6hdr) : whole;
+    return headers + p->transport_header + segment;
 }
 
 // What the next link takes of it, as it came.
