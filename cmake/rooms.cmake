@@ -45,6 +45,8 @@ function(marchproxy_room name)
   if(MARCHPROXY_TESTS AND tests)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE ${name} GTest::gtest GTest::gmock GTest::gtest_main)
+    # What is tested is optimised as it ships; the tests themselves need not be, and compile in two thirds of the time.
+    target_compile_options(${name}_test PRIVATE $<$<CONFIG:Release>:-Og>)
     set(alone "")
     foreach(suite ${room_TOGETHER})
       string(APPEND alone ":${suite}.*")
