@@ -117,7 +117,7 @@ struct Bench {
 
     // The service's access lists: whom they deny. It asks them once its flags say so.
     void deny(const std::vector<Prefix>& prefixes) {
-        must(programs.set_access({{1, packet::access_tree(packet::fold_access({.allow = {}, .deny = prefixes}))}}));
+        must(programs.set_access({{1, packet::access_tree(Access{.allow = {}, .deny = prefixes})}}));
     }
 
     // Nanoseconds a packet.

@@ -208,10 +208,21 @@ class Packing {
 
 }  // namespace
 
-AccessTree access_tree(const FoldedAccess& access) {
-    AccessTree tree;
-    Builder(tree.nodes).build(access);
+std::shared_ptr<const AccessTree> access_tree(const FoldedAccess& access) {
+    const auto tree = std::make_shared<AccessTree>();
+    Builder(tree->nodes).build(access);
     return tree;
+}
+
+std::shared_ptr<const AccessTree> access_tree(const Access& access) {
+    const FoldedAccess folded = fold_access(access);
+    return folded.entries.empty() && folded.others_pass ? nullptr : access_tree(folded);
+}
+
+bool same(const AccessTrees& a, const AccessTrees& b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) {
+        return x.first == y.first && (x.second == y.second || *x.second == *y.second);
+    });
 }
 
 bool AccessTree::passes(const IpAddress& address) const {
@@ -233,7 +244,7 @@ Result<PackedAccess> pack(const AccessTrees& trees, uint32_t first_chunk, uint32
     packed.roots->first_chunk = first_chunk;
     Packing packing(packed, most);
     for (const auto& [service, tree] : trees)
-        if (!packing.put(service, tree))
+        if (!packing.put(service, *tree))
             return Error{
                 fmt::format("the access lists need more than {} pieces of {} nodes; fold them into larger "
                             "networks",
@@ -248,7 +259,9 @@ std::optional<AccessTrees> unpack(PackedAccess& packed) {
     for (uint32_t service = 0; service < abi::max_packet_services; ++service) {
         const abi::access_root& root = packed.roots->of[service];
         if (!root.v4 && !root.v6) continue;
-        if (!packing.get(root, trees[service])) return std::nullopt;
+        const auto tree = std::make_shared<AccessTree>();
+        if (!packing.get(root, *tree)) return std::nullopt;
+        trees.emplace(service, tree);
     }
     return trees;
 }

@@ -22,9 +22,12 @@ struct AccessTree {
     bool operator==(const AccessTree& other) const;
 };
 // The same entries make the same tree, node by node.
-AccessTree access_tree(const FoldedAccess& access);
+std::shared_ptr<const AccessTree> access_tree(const FoldedAccess& access);
+// Null: the lists say nothing, and everybody may pass.
+std::shared_ptr<const AccessTree> access_tree(const Access& access);
 
-using AccessTrees = std::map<uint32_t, AccessTree>;  // by index of the service
+using AccessTrees = std::map<uint32_t, std::shared_ptr<const AccessTree>>;  // by index of the service; none null
+bool same(const AccessTrees& a, const AccessTrees& b);
 
 // What the maps are to hold: `chunks` from chunk number roots.first_chunk on.
 struct PackedAccess {

@@ -17,7 +17,7 @@ class Admit : public Plane {
     }
     // A service has these lists from now on.
     void list(uint32_t index, const Access& access) {
-        lists_.insert_or_assign(index, access_tree(fold_access(access)));
+        lists_.insert_or_assign(index, access_tree(access));
         expect(programs->set_access(lists_));
         change(index, [](auto& s) { s.flags = abi::service_has_access; });
     }

@@ -124,7 +124,7 @@ class Planner {
     std::set<IpAddress> listens_;       // the services' addresses
     std::map<uint32_t, bool> answers_;  // by endpoint: whether packets come back from there
     std::map<std::vector<IpAddress>, SourceRun> runs_;
-    size_t access_entries_ = 0;
+    size_t access_nodes_ = 0;
 };
 
 uint32_t Planner::index_of(const Service& service) {
@@ -161,7 +161,6 @@ void Planner::take_service(const PlannedService& planned) {
     const bool tcp = service.protocol == Protocol::tcp;
     const Duration idle = idle_timeout_of(service, input_.stream);
     const NewFlowLimit limit = new_flow_limit(service.limits.new_connections);
-    const FoldedAccess access = fold_access(service.access);
 
     abi::packet_service record{};
     record.address = to_abi(service.listen.ip);
@@ -169,7 +168,7 @@ void Planner::take_service(const PlannedService& planned) {
     record.protocol = number_of(service.protocol);
     record.forwarding = forwarding_of(service);
     if (service.routing.policy == Policy::maglev) record.flags |= abi::service_by_client;
-    if (!access.entries.empty() || !access.others_pass) record.flags |= abi::service_has_access;
+    if (planned.access) record.flags |= abi::service_has_access;
     record.seed = service.routing.seed;
     record.idle_seconds = seconds_of(idle);
     record.opening_seconds = seconds_of(std::min(idle, tcp ? opening_tcp : opening_udp));
@@ -182,11 +181,14 @@ void Planner::take_service(const PlannedService& planned) {
     made_.plan.services[index] = record;
     if (!same_bytes(limits, abi::packet_limits{})) made_.plan.limits[index] = limits;
 
-    if (record.flags & abi::service_has_access) made_.plan.access[index] = access_tree(access);
-    access_entries_ += access.entries.size();
-    if (access_entries_ > abi::most_access_prefixes)
-        throw UsedUp{fmt::format("the access lists have more than {} entries together; fold them into larger networks",
-                                 uint32_t{abi::most_access_prefixes})};
+    if (!planned.access) return;
+    made_.plan.access[index] = planned.access;
+    access_nodes_ += planned.access->nodes.size();
+    if (access_nodes_ > 2 * abi::most_access_prefixes)
+        throw UsedUp{
+            fmt::format("the access lists of all services take more than {} nodes, of which an entry takes two "
+                        "at most; fold them into larger networks",
+                        2 * abi::most_access_prefixes)};
 }
 
 // Services that share an endpoint write one record.
@@ -334,7 +336,7 @@ bool same_records(const std::map<uint32_t, T>& a, const std::map<uint32_t, T>& b
 bool operator==(const Plan& a, const Plan& b) {
     return same_records(a.services, b.services) && same_records(a.limits, b.limits) &&
            same_records(a.endpoints, b.endpoints) && same_records(a.sources, b.sources) && a.rings == b.rings &&
-           a.access == b.access &&
+           same(a.access, b.access) &&
            std::equal(a.directory.begin(), a.directory.end(), b.directory.begin(), b.directory.end(),
                       [](const auto& x, const auto& y) { return same_bytes(x, y); });
 }

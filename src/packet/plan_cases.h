@@ -67,7 +67,7 @@ struct World {
                 target.up = !among(down, target.address);
                 target.draining = among(draining, target.address);
             }
-            made.services.push_back({&snapshot.services[i], targets});
+            made.services.push_back({&snapshot.services[i], targets, access_tree(snapshot.services[i].access)});
         }
         return made;
     }

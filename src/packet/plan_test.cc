@@ -198,8 +198,8 @@ TEST(Plan, AccessListsAreFolded) {
     world.add("web", "203.0.113.1:80", {"10.0.1.1:80"}).access.allow = {prefix("192.0.2.0/24")};
     const Plan plan = must_plan(world).plan;
     EXPECT_EQ(plan.services.at(1).flags, uint32_t{abi::service_has_access | abi::service_limits_flows});
-    EXPECT_TRUE(plan.access.at(1).passes(ip("192.0.2.7")));
-    EXPECT_FALSE(plan.access.at(1).passes(ip("192.0.3.7")));
+    EXPECT_TRUE(plan.access.at(1)->passes(ip("192.0.2.7")));
+    EXPECT_FALSE(plan.access.at(1)->passes(ip("192.0.3.7")));
 }
 
 TEST(Plan, WhatIsUsedUpIsNamed) {

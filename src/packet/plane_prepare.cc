@@ -217,7 +217,7 @@ std::vector<Target> Plane::Implementation::targets_now(const Service& service, c
     return targets;
 }
 
-Result<Planned> Plane::Implementation::plan(const Subject& subject) const {
+Result<Planned> Plane::Implementation::plan(const Subject& subject) {
     PlanInput input{.services = {},
                     .stream = subject.snapshot->settings.stream,
                     .sources = subject.sources,
@@ -225,7 +225,8 @@ Result<Planned> Plane::Implementation::plan(const Subject& subject) const {
                     .capacity = programs_->capacity()};
     for (size_t i = 0; i < subject.snapshot->services.size(); ++i) {
         const Service& service = subject.snapshot->services[i];
-        if (subject.carries(i)) input.services.push_back({&service, targets_now(service, subject)});
+        if (subject.carries(i))
+            input.services.push_back({&service, targets_now(service, subject), access_.of(subject.snapshot, service)});
     }
     return make_plan(input, indexes_, held_);
 }

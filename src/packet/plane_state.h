@@ -8,6 +8,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "packet/access_memo.h"
 #include "packet/counts.h"
 #include "packet/interfaces.h"
 #include "packet/machine.h"
@@ -68,7 +69,7 @@ class Plane::Implementation {
     Result<void> serve_ipv6();
     Result<void> take_over(const Subject& subject);
     void forget_loaded();
-    Result<Planned> plan(const Subject& subject) const;
+    Result<Planned> plan(const Subject& subject);
     std::string why_unattached() const { return interfaces_ ? interfaces_->why_none() : std::string(); }
 
     // --- taking over (plane.cc) ---
@@ -110,6 +111,7 @@ class Plane::Implementation {
     std::optional<NetworkWatch> watch_;
 
     std::optional<Subject> current_;
+    AccessMemo access_;
     Plan held_;
     Indexes indexes_;
     Planned planned_;            // of `prepared`

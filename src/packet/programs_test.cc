@@ -92,7 +92,7 @@ TEST_F(Reload, GoesOnWithTheMapsOfAnEarlierProcessAndReadsThemBack) {
     const auto read = read_back(second);
     ASSERT_TRUE(read.ok()) << read.error();
     EXPECT_EQ(read->services.size(), written.services.size());
-    EXPECT_EQ(read->access, written.access);
+    EXPECT_TRUE(same(read->access, written.access));
     EXPECT_EQ(read->rings, written.rings);
     EXPECT_EQ(read->directory.size(), written.directory.size());
     EXPECT_TRUE(*read == written);

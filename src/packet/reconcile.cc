@@ -113,7 +113,7 @@ void Reconciler::widen_directory() {
 }
 
 void Reconciler::replace_access(const AccessTrees& trees) {
-    if (access_ == trees) return;
+    if (same(access_, trees)) return;
     access_ = trees;
     changes_.push_back(ReplaceAccess{trees});
 }

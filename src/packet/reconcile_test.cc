@@ -66,7 +66,7 @@ class Maps final : public MapTarget {
         const abi::packet_service& s = services[service];
         if (!(s.flags & abi::service_has_access)) return true;
         const auto tree = access.find(service);
-        return tree == access.end() || tree->second.passes(address);
+        return tree == access.end() || tree->second->passes(address);
     }
 
     // What a service's flags have packets ask for is there.

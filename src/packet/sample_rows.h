@@ -119,7 +119,7 @@ class Sampled : public Plane {
             listed.deny.push_back(*Prefix::parse(prefix));
         AccessTrees lists;
         for (uint32_t index = 1; index < place_count; ++index)
-            if (has_list(index)) lists.emplace(index, access_tree(fold_access(listed)));
+            if (has_list(index)) lists.emplace(index, access_tree(listed));
         expect(programs->set_access(lists));
         for (uint32_t index = 1; index < place_count; ++index) {
             abi::packet_service made = service(index);
