@@ -40,8 +40,8 @@ bool same_bytes(const T& a, const T& b) {
 }
 
 struct PlannedService {
-    const Service* service;       // one that assign() gave to the packet plane
-    std::vector<Target> targets;  // of targets_of(), with what is known of their health
+    const Service* service;                    // one that assign() gave to the packet plane
+    std::vector<Target> targets;               // of targets_of(), with what is known of their health
     std::shared_ptr<const AccessTree> access;  // null: no lists
 };
 
