@@ -254,8 +254,8 @@ TEST(FlowTable, ThreadsNeverInsertTwiceAndNeverReadAnothersTarget) {
         threads.emplace_back([&, thread] {
             std::mt19937_64 random(100 + thread);
             bool hit = false;
-            while (!over ||
-                   !hit) {  // on a busy machine a reader may begin when all is over: the last round's are there
+            // On a busy machine a reader may begin when all is over: the last round's are there.
+            while (!over || !hit) {
                 const uint64_t now = round,
                                identity = identity_of(now - (now > 1 && random() % 2), random() % identities);
                 const auto target = table.find(identity);

@@ -2,8 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <random>
+
+#include "packet/access_rows.h"
 
 namespace marchproxy::packet {
 namespace {
@@ -23,16 +24,8 @@ bool passes(const FoldedAccess& folded, const IpAddress& address) {
     return best ? *best : folded.others_pass;
 }
 
-// As the lists read.
-bool admits(const Access& access, const IpAddress& address) {
-    const auto holds = [&](const Prefix& listed) { return listed.contains(address); };
-    if (std::any_of(access.deny.begin(), access.deny.end(), holds)) return false;
-    return access.allow.empty() || std::any_of(access.allow.begin(), access.allow.end(), holds);
-}
-
-Prefix prefix(std::string_view text) {
-    return *Prefix::parse(text);
-}
+using testing::admits;
+using testing::prefix;
 
 TEST(FoldAccess, NothingListedAdmitsEverybody) {
     const FoldedAccess folded = fold_access({});

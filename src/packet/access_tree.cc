@@ -50,10 +50,10 @@ Entries entries_of(const AccessEntries& all, bool v4) {
 // The verdict on IPv4 addresses that no entry of their own covers: entries around their block mean them here.
 bool others_of_v4(const FoldedAccess& access) {
     bool passes = access.others_pass;
-    const IpAddress block = IpAddress::any_v4();
+    const abi::address inner = to_abi(IpAddress::any_v4());
     for (const auto& [prefix, verdict] : access.entries) {
         if (is_v4(prefix)) continue;
-        const abi::address outer = to_abi(prefix.ip), inner = to_abi(block);
+        const abi::address outer = to_abi(prefix.ip);
         const Entry around{abi::access_bits_of(&outer, true), prefix.length, verdict};
         if (common_bits(around, {abi::access_bits_of(&inner, true), 96, verdict}) >= prefix.length) passes = verdict;
     }
@@ -88,8 +88,9 @@ class Builder {
     static unsigned path_of(const Waiting& w) {
         if (w.begin == w.end) return 0;
         const Entry &first = (*w.entries)[w.begin], &last = (*w.entries)[w.end - 1];
+        if (first.length == 0) return 0;
         const unsigned shared = std::min(common_bits(first, last), first.length - 1);
-        return first.length ? std::min<unsigned>(shared - w.depth, abi::access_most_path) : 0;
+        return std::min<unsigned>(shared - w.depth, abi::access_most_path);
     }
 
     void fill(const Waiting& w) {

@@ -2,22 +2,17 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <random>
 #include <set>
+
+#include "packet/access_rows.h"
 
 namespace marchproxy::packet {
 namespace {
 
-bool admits(const Access& access, const IpAddress& address) {
-    const auto holds = [&](const Prefix& listed) { return listed.contains(address); };
-    if (std::any_of(access.deny.begin(), access.deny.end(), holds)) return false;
-    return access.allow.empty() || std::any_of(access.allow.begin(), access.allow.end(), holds);
-}
+using testing::admits;
+using testing::prefix;
 
-Prefix prefix(std::string_view text) {
-    return *Prefix::parse(text);
-}
 AccessTree tree_of(const Access& access) {
     return *access_tree(fold_access(access));
 }

@@ -18,6 +18,7 @@
 #include "model/descriptor.h"
 #include "packet/directory.h"
 #include "packet/libbpf_messages.h"
+#include "packet/singles.h"
 
 using marchproxy::abi::flow_table_settings;  // the skeleton knows no namespaces
 #include "bpf/packet.skel.h"
@@ -58,16 +59,16 @@ int64_t nanoseconds_a_jiffy() {
     return resolution.tv_nsec > 0 ? resolution.tv_nsec : 4'000'000;
 }
 
-// Puts maps at indexes [first, first + count) of an array of maps, as `make` makes them; it returns a descriptor, or -1
-// and errno. In batches: each costs the kernel a grace period, and a map a descriptor until it is there.
-Result<void> put_maps(int outer, uint32_t first, uint32_t count, const std::function<int(uint32_t)>& make,
+// Puts maps at indexes [first, first + count) of an array of maps, as `make` makes them; where it makes none, errno
+// says why. In batches: each costs the kernel a grace period, and a map a descriptor until it is there.
+Result<void> put_maps(int outer, uint32_t first, uint32_t count, const std::function<Descriptor(uint32_t)>& make,
                       const char* what) {
     constexpr uint32_t batch = 512;
     std::vector<Descriptor> made;
     std::vector<int> maps;
     std::vector<uint32_t> keys;
     for (uint32_t number = 0; number < count; ++number) {
-        made.emplace_back(make(number));
+        made.push_back(make(number));
         if (!made.back()) return failed(fmt::format("memory for {}, piece {} of {}", what, number + 1, count), errno);
         maps.push_back(made.back().get());
         keys.push_back(first + number);
@@ -85,7 +86,7 @@ Result<void> put_maps(int outer, uint32_t first, uint32_t count, const std::func
 // Fills a table of flows with empty chunks.
 Result<void> fill_with_chunks(const bpf_map* outer, uint32_t count, uint32_t value_size, const char* name) {
     const auto make = [&](uint32_t) {
-        return bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(uint32_t), value_size, 1, nullptr);
+        return Descriptor(bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(uint32_t), value_size, 1, nullptr));
     };
     return put_maps(bpf_map__fd(outer), 0, count, make, "the flow table");
 }
@@ -195,34 +196,12 @@ Result<void> fill_maps(packet_bpf& skeleton, const MapsMade& made) {
     return fill_clients(skeleton, made.table.chunks);
 }
 
-// A map of one element, which holds this; negative: errno says why not.
-template <class T>
-int make_single(const char* name, const T& value) {
-    const uint32_t zero = 0;
-    const int single = bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof zero, sizeof value, 1, nullptr);
-    if (single < 0 || bpf_map_update_elem(single, &zero, &value, BPF_ANY) == 0) return single;
-    const int error = errno;
-    close(single);
-    errno = error;
-    return -1;
-}
-
-// The one at an index of an array of such maps. False: errno says why not, ENOENT that there is none.
-template <class T>
-bool read_single(int outer, uint32_t index, T& value) {
-    const uint32_t zero = 0;
-    uint32_t id = 0;
-    if (bpf_map_lookup_elem(outer, &index, &id) != 0) return false;
-    const Descriptor single(bpf_map_get_fd_by_id(id));
-    return single && bpf_map_lookup_elem(single.get(), &zero, &value) == 0;
-}
-
-// Puts one in place of another. Returns when no packet is under way that saw that one: replacing a map in a map waits
-// for it (kernel, maybe_wait_bpf_programs).
+// Puts a map of one element in another's place. Returns when no packet is under way that saw that one: replacing a map
+// in a map waits for it (kernel, maybe_wait_bpf_programs).
 template <class T>
 Result<void> replace_single(const bpf_map* outer, const T& value) {
     const char* name = bpf_map__name(outer);
-    const Descriptor single(make_single(name, value));
+    const Descriptor single = make_single(name, value);
     if (!single) return failed(fmt::format("memory for {}", name), errno);
     const uint32_t zero = 0;
     const int inner = single.get();
@@ -233,10 +212,11 @@ Result<void> replace_single(const bpf_map* outer, const T& value) {
 // Frees the memory of chunks that no root names any more: one that is empty lies in their places.
 Result<void> leave_chunks(int outer, uint32_t first, uint32_t count) {
     if (count == 0) return {};
-    const Descriptor empty(make_single("access_nodes", abi::access_chunk{}));
+    const Descriptor empty = make_single("access_nodes", abi::access_chunk{});
     if (!empty) return failed("memory for the access lists", errno);
     return put_maps(
-        outer, first, count, [&](uint32_t) { return fcntl(empty.get(), F_DUPFD_CLOEXEC, 0); }, "the access lists");
+        outer, first, count, [&](uint32_t) { return Descriptor(fcntl(empty.get(), F_DUPFD_CLOEXEC, 0)); },
+        "the access lists");
 }
 
 }  // namespace
@@ -393,21 +373,6 @@ Result<void> Programs::set_access(const AccessTrees& trees) {
     if (auto put = put_maps(nodes, first, packed->roots->chunks, make, "the access lists"); !put.ok()) return put;
     if (auto replaced = replace_single(skeleton_->maps.access_roots, *packed->roots); !replaced.ok()) return replaced;
     return any ? leave_chunks(nodes, before->first_chunk, before->chunks) : Result<void>();
-}
-
-Result<AccessTrees> Programs::access() const {
-    PackedAccess packed{.roots = std::make_unique<abi::access_roots>(), .chunks = {}};
-    if (!read_single(bpf_map__fd(skeleton_->maps.access_roots), 0, *packed.roots))
-        return errno == ENOENT ? Result<AccessTrees>(AccessTrees{}) : failed("reading the access lists", errno);
-    if (packed.roots->chunks > abi::access_half) return failed("reading the access lists", EBADMSG);
-    packed.chunks.resize(packed.roots->chunks);
-    for (uint32_t chunk = 0; chunk < packed.roots->chunks; ++chunk)
-        if (!read_single(bpf_map__fd(skeleton_->maps.access_nodes), packed.roots->first_chunk + chunk,
-                         packed.chunks[chunk]))
-            return failed("reading the access lists", errno);
-    auto trees = unpack(packed);
-    if (!trees) return failed("reading the access lists", EBADMSG);
-    return std::move(*trees);
 }
 
 Result<void> Programs::set_directory(const abi::directory& directory) {

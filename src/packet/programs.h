@@ -41,7 +41,6 @@ class Programs {
     Result<void> set_ring(uint32_t first, std::span<const uint32_t> endpoints);
     // All services' lists, in place of those before. Returns when no packet is under way that saw those.
     Result<void> set_access(const AccessTrees& trees);
-    Result<AccessTrees> access() const;
     Result<void> set_directory(const abi::directory& directory);
     // By which the packet plane answers for the services' addresses on an interface; without, the stack is asked.
     Result<void> set_interface(uint32_t index, const std::array<uint8_t, 6>& mac);

@@ -8,8 +8,8 @@
 #include <cstring>
 #include <memory>
 
-#include "model/descriptor.h"
 #include "packet/directory.h"
+#include "packet/singles.h"
 
 namespace marchproxy::packet {
 
@@ -54,13 +54,31 @@ void read_rings(const Programs& programs, Plan& plan) {
     }
 }
 
+// One of an array of single maps. False: none was set.
+template <class T>
+bool read_one(const Programs& programs, const char* name, uint32_t index, T& value) {
+    if (read_single(programs.map(name), index, value)) return true;
+    if (errno == ENOENT) return false;
+    throw Unreadable{name, errno};
+}
+
+void read_access(const Programs& programs, Plan& plan) {
+    PackedAccess packed{.roots = std::make_unique<abi::access_roots>(), .chunks = {}};
+    if (!read_one(programs, "access_roots", 0, *packed.roots)) return;
+    const uint32_t first = packed.roots->first_chunk, count = packed.roots->chunks;
+    if (count > abi::access_half) throw Unreadable{"access_roots", EBADMSG};
+    packed.chunks.resize(count);
+    for (uint32_t chunk = 0; chunk < count; ++chunk)
+        if (!read_one(programs, "access_nodes", first + chunk, packed.chunks[chunk]))
+            throw Unreadable{"access_nodes", ENOENT};
+    auto trees = unpack(packed);
+    if (!trees) throw Unreadable{"access_nodes", EBADMSG};
+    plan.access = std::move(*trees);
+}
+
 void read_directory(const Programs& programs, Plan& plan) {
-    const uint32_t zero = 0;
-    uint32_t id = 0;
-    if (bpf_map_lookup_elem(programs.map("directory"), &zero, &id) != 0) return;  // none was set
-    const Descriptor inner(bpf_map_get_fd_by_id(id));
     const auto table = std::make_unique<abi::directory>();
-    if (!inner || bpf_map_lookup_elem(inner.get(), &zero, table.get()) != 0) throw Unreadable{"directory", errno};
+    if (!read_one(programs, "directory", 0, *table)) return;
     for (const abi::directory_entry& entry : table->entry)
         if (entry.kind != abi::directory_empty) plan.directory.push_back(entry);
     sort(plan.directory);
@@ -77,6 +95,7 @@ Result<Plan> read_back(const Programs& programs) {
         plan.endpoints = records_of<abi::packet_endpoint>(programs, "endpoints", capacity.endpoints);
         plan.sources = records_of<abi::address>(programs, "source_addresses", abi::max_source_addresses);
         read_rings(programs, plan);
+        read_access(programs, plan);
         read_directory(programs, plan);
     } catch (const Unreadable& unreadable) {
         return Error{fmt::format(
@@ -84,9 +103,6 @@ Result<Plan> read_back(const Programs& programs) {
             "it, and ends its flows",
             unreadable.map, std::strerror(unreadable.error))};
     }
-    auto access = programs.access();
-    if (!access.ok()) return Error{access.error()};
-    plan.access = std::move(*access);
     return plan;
 }
 

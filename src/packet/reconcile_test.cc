@@ -6,6 +6,7 @@
 #include <functional>
 #include <random>
 
+#include "packet/access_rows.h"
 #include "packet/directory.h"
 #include "packet/plan_cases.h"
 
@@ -130,9 +131,7 @@ Verdicts verdicts(const Access& access) {
     Verdicts all;
     for (uint32_t host = 0; host < 32; ++host) {
         const IpAddress address = IpAddress::v4(0xc0000200 + host);
-        const auto holds = [&](const Prefix& listed) { return listed.contains(address); };
-        all[address] = std::none_of(access.deny.begin(), access.deny.end(), holds) &&
-                       (access.allow.empty() || std::any_of(access.allow.begin(), access.allow.end(), holds));
+        all[address] = testing::admits(access, address);
     }
     return all;
 }

@@ -107,7 +107,7 @@ EXAMPLE = """
 0000000000000000 <callee>:
        0:\tr1 = 0
        1:\tr1 += 1
-       2:\tif r1 < 9 goto {back} <LBB0_1>
+       2:\tif r1 < 9 goto -2 <LBB0_1>
        3:\texit
 0000000000000000 <entry>:
        0:\tr2 = r10
@@ -128,8 +128,8 @@ FALLS = """
 
 
 def check_itself():
-    assert not list(objections(*parse(EXAMPLE.format(back=-2, deep=480))))
-    told = list(objections(*parse(EXAMPLE.format(back=-2, deep=488))))
+    assert not list(objections(*parse(EXAMPLE.format(deep=480))))
+    told = list(objections(*parse(EXAMPLE.format(deep=488))))
     assert len(told) == 1 and told[0].startswith("544 bytes of stack: entry 512 -> callee 32"), told
     told = list(objections(*parse(FALLS)))
     assert len(told) == 1 and "instruction 1" in told[0], told
