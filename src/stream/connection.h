@@ -4,9 +4,9 @@
 #include <memory>
 #include <vector>
 
+#include "qos/timer_wheel.h"
 #include "stream/admit.h"
 #include "stream/forward.h"
-#include "stream/timer_wheel.h"
 #include "stream/worker_service.h"
 
 namespace marchproxy::stream {
@@ -24,7 +24,7 @@ struct FailedAttempts {
     int last_error = 0;
 };
 
-struct Connection : Timer {  // the timer: header, connect or idle timeout, as the stage is
+struct Connection : qos::Timer {  // the timer: header, connect or idle timeout, as the stage is
     WorkerService* service = nullptr;
     Connection* before = nullptr;  // in the service's list
     Connection* after = nullptr;

@@ -294,7 +294,7 @@ void TcpProxy::keep_alive(Connection& connection) {
 }
 
 void TcpProxy::run_due() {
-    timers_.advance(context_.now, [this](Timer& timer) { timeout(static_cast<Connection&>(timer)); });
+    timers_.advance(context_.now, [this](qos::Timer& timer) { timeout(static_cast<Connection&>(timer)); });
     while (Bulk* bulk = forwarder_.take_due(context_.now)) {
         Connection& connection = *bulk->connection;
         (bulk->up ? connection.client_leg : connection.endpoint_leg).readable = true;

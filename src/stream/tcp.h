@@ -65,7 +65,7 @@ class TcpProxy {
 
     Context& context_;
     Forwarder forwarder_;
-    TimerWheel timers_;
+    qos::TimerWheel<std::chrono::milliseconds> timers_;
     std::vector<Connection*> queued_, resumed_;
     std::vector<Connection*> ended_;
     uint64_t active_ = 0;

@@ -198,7 +198,7 @@ void UdpProxy::endpoint_failed(Session& session, int error) {
 // --- time, reloads and the end -------------------------------------------------------------------------------------
 
 void UdpProxy::run_due() {
-    timers_.advance(context_.now, [this](Timer& timer) {
+    timers_.advance(context_.now, [this](qos::Timer& timer) {
         auto& session = static_cast<Session&>(timer);
         const Duration quiet = context_.now - session.last_activity;
         const Duration allowed = session.service->view->idle_timeout;

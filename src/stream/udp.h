@@ -10,16 +10,16 @@
 #include <unordered_map>
 #include <vector>
 
+#include "qos/timer_wheel.h"
 #include "stream/account.h"
 #include "stream/admit.h"
 #include "stream/context.h"
 #include "stream/datagrams.h"
 #include "stream/listener.h"
-#include "stream/timer_wheel.h"
 
 namespace marchproxy::stream {
 
-struct Session : Timer {  // the timer: idle
+struct Session : qos::Timer {  // the timer: idle
     WorkerService* service = nullptr;
     Listener* listener = nullptr;  // where the client's datagrams come in and the replies leave
     Session* before = nullptr;     // in the service's list
@@ -80,7 +80,7 @@ class UdpProxy {
 
     Context& context_;
     bool accepting_ = true;
-    TimerWheel timers_;
+    qos::TimerWheel<std::chrono::milliseconds> timers_;
     std::unique_ptr<DatagramBatch> batch_;  // made by the first datagram: 2 MiB that only UDP needs
     std::unordered_map<Key, Session*, Hash> sessions_;
     std::vector<Session*> touched_, ended_;

@@ -2,8 +2,8 @@
 // arming and disarming cost the same whether there are ten timers or a million, and a timer is 24 bytes inside what it
 // is for.
 //
-// Ticks are milliseconds. A timer never fires early, and late by less than a tick plus the caller's own delay.
-// Single thread.
+// `Tick` is the wheel's resolution, a std::chrono duration: milliseconds for timeouts, about a microsecond for packets.
+// A timer never fires early, and late by less than a tick plus the caller's own delay. Single thread.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 #include "model/units.h"
 
-namespace marchproxy::stream {
+namespace marchproxy::qos {
 
 // Lies inside its owner, which must disarm it before it goes. Not copied, not moved while armed.
 struct Timer {
@@ -27,13 +27,14 @@ struct Timer {
 };
 static_assert(sizeof(Timer) == 24);
 
+template <class Tick>
 class TimerWheel {
   public:
     // `start`: no later than any time given afterwards.
     explicit TimerWheel(TimePoint start) : start_(start) {
         for (unsigned wheel = 0; wheel < wheels; ++wheel) {
             for (unsigned index = 0; index < slots; ++index) {
-                Timer& head = levels_[wheel].heads[index];
+                Timer& head = heads_[wheel][index];
                 head = {&head, &head, wheel << bits | index};
             }
         }
@@ -64,7 +65,7 @@ class TimerWheel {
         while (const std::optional<Slot> slot = next_slot()) {
             if (slot->tick > target) break;
             current_ = slot->tick;
-            Timer& head = levels_[slot->level].heads[slot->index];
+            Timer& head = heads_[slot->level][slot->index];
             while (head.next != &head) {
                 Timer& timer = *head.next;
                 unlink(timer);
@@ -85,21 +86,17 @@ class TimerWheel {
     std::optional<TimePoint> next_expiry() const {
         const std::optional<Slot> slot = next_slot();
         if (!slot) return std::nullopt;
-        return start_ + std::chrono::milliseconds(slot->tick);
+        return start_ + Tick(slot->tick);
     }
 
     size_t armed() const { return armed_; }
 
   private:
-    // 64 slots a wheel, so that one word tells which have timers. 7 wheels are 2^42 ms, 139 years: with that nothing
-    // wraps.
-    static constexpr unsigned bits = 6, slots = 1 << bits, wheels = 7;
+    // 64 slots a wheel, so that one word tells which have timers. 9 wheels are 2^54 ticks, 570 years of microseconds:
+    // with that nothing wraps.
+    static constexpr unsigned bits = 6, slots = 1 << bits, wheels = 9;
     static constexpr uint64_t last_tick = (uint64_t{1} << (bits * wheels)) - 1;
 
-    struct Level {
-        uint64_t occupied = 0;  // bit i: heads[i] has timers
-        std::array<Timer, slots> heads;
-    };
     struct Slot {
         unsigned level, index;
         uint64_t tick;  // where it begins
@@ -107,12 +104,11 @@ class TimerWheel {
 
     uint64_t tick_before(TimePoint time) const {
         if (time <= start_) return 0;
-        return static_cast<uint64_t>(std::chrono::floor<std::chrono::milliseconds>(time - start_).count());
+        return static_cast<uint64_t>(std::chrono::floor<Tick>(time - start_).count());
     }
     uint64_t tick_after(TimePoint time) const {
         if (time <= start_) return 0;
-        return std::min(static_cast<uint64_t>(std::chrono::ceil<std::chrono::milliseconds>(time - start_).count()),
-                        last_tick);
+        return std::min(static_cast<uint64_t>(std::chrono::ceil<Tick>(time - start_).count()), last_tick);
     }
 
     // A timer lies in the wheel of the highest digit (base 64) in which its tick differs from the current one. So
@@ -122,9 +118,8 @@ class TimerWheel {
         const auto highest = static_cast<unsigned>(std::bit_width((timer.tick ^ current_) | 1) - 1);
         const unsigned wheel = highest / bits;
         const uint64_t index = (timer.tick >> (bits * wheel)) % slots;
-        Level& level = levels_[wheel];
-        level.occupied |= uint64_t{1} << index;
-        Timer& head = level.heads[index];
+        occupied_[wheel] |= uint64_t{1} << index;
+        Timer& head = heads_[wheel][index];
         timer.next = &head;
         timer.previous = head.previous;
         head.previous->next = &timer;
@@ -137,14 +132,14 @@ class TimerWheel {
         timer.next->previous = timer.previous;
         if (timer.next == timer.previous) {
             const uint64_t place = timer.next->tick;
-            levels_[place >> bits].occupied &= ~(uint64_t{1} << (place % slots));
+            occupied_[place >> bits] &= ~(uint64_t{1} << (place % slots));
         }
         timer.next = timer.previous = nullptr;
     }
 
     std::optional<Slot> next_slot() const {
         for (unsigned wheel = 0; wheel < wheels; ++wheel) {
-            const uint64_t occupied = levels_[wheel].occupied;
+            const uint64_t occupied = occupied_[wheel];
             if (occupied == 0) continue;
             const auto index = static_cast<unsigned>(std::countr_zero(occupied));
             const unsigned shift = bits * wheel;
@@ -157,7 +152,8 @@ class TimerWheel {
     TimePoint start_;
     uint64_t current_ = 0;
     size_t armed_ = 0;
-    std::array<Level, wheels> levels_;
+    std::array<uint64_t, wheels> occupied_{};  // bit i: heads_[wheel][i] has timers
+    std::array<std::array<Timer, slots>, wheels> heads_;
 };
 
-}  // namespace marchproxy::stream
+}  // namespace marchproxy::qos

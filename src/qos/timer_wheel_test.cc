@@ -1,4 +1,4 @@
-#include "stream/timer_wheel.h"
+#include "qos/timer_wheel.h"
 
 #include <gtest/gtest.h>
 
@@ -6,14 +6,16 @@
 #include <random>
 #include <vector>
 
-namespace marchproxy::stream {
+namespace marchproxy::qos {
 namespace {
 
 using namespace std::chrono_literals;
 
+using MillisecondWheel = TimerWheel<std::chrono::milliseconds>;
+
 const TimePoint start = TimePoint{} + 123456789us;  // off the millisecond, as real clocks are
 
-std::vector<const Timer*> fired_by(TimerWheel& wheel, TimePoint now) {
+std::vector<const Timer*> fired_by(MillisecondWheel& wheel, TimePoint now) {
     std::vector<const Timer*> fired;
     wheel.advance(now, [&](Timer& timer) { fired.push_back(&timer); });
     return fired;
@@ -22,7 +24,7 @@ std::vector<const Timer*> fired_by(TimerWheel& wheel, TimePoint now) {
 TEST(TimerWheel, FiresOnceAndNeverEarly) {
     for (const Duration delay : {Duration(1ms), Duration(63ms), Duration(64ms), Duration(65ms), Duration(4095ms),
                                  Duration(4096ms), Duration(5s), Duration(1h), Duration(24h), Duration(24h * 365)}) {
-        TimerWheel wheel(start);
+        MillisecondWheel wheel(start);
         Timer timer;
         wheel.arm(timer, start + delay);
         EXPECT_TRUE(timer.armed());
@@ -35,7 +37,7 @@ TEST(TimerWheel, FiresOnceAndNeverEarly) {
 }
 
 TEST(TimerWheel, RoundsUpToItsTick) {
-    TimerWheel wheel(start);
+    MillisecondWheel wheel(start);
     Timer timer;
     wheel.arm(timer, start + 1500us);
     EXPECT_TRUE(fired_by(wheel, start + 1999us).empty());
@@ -43,7 +45,7 @@ TEST(TimerWheel, RoundsUpToItsTick) {
 }
 
 TEST(TimerWheel, WhatIsPastFiresAtTheNextTick) {
-    TimerWheel wheel(start);
+    MillisecondWheel wheel(start);
     wheel.advance(start + 10s, [](Timer&) {});
     Timer timer;
     wheel.arm(timer, start + 1s);
@@ -52,7 +54,7 @@ TEST(TimerWheel, WhatIsPastFiresAtTheNextTick) {
 }
 
 TEST(TimerWheel, FiresInOrderEvenAfterALongSleep) {
-    TimerWheel wheel(start);
+    MillisecondWheel wheel(start);
     std::array<Timer, 4> timers;
     wheel.arm(timers[0], start + 1h);
     wheel.arm(timers[1], start + 5ms);
@@ -62,7 +64,7 @@ TEST(TimerWheel, FiresInOrderEvenAfterALongSleep) {
 }
 
 TEST(TimerWheel, ArmingAgainMovesATimerAndDisarmingStopsIt) {
-    TimerWheel wheel(start);
+    MillisecondWheel wheel(start);
     Timer moved, stopped;
     wheel.arm(moved, start + 10ms);
     wheel.arm(stopped, start + 10ms);
@@ -76,7 +78,7 @@ TEST(TimerWheel, ArmingAgainMovesATimerAndDisarmingStopsIt) {
 }
 
 TEST(TimerWheel, CallbacksMayArmAndDisarmWhatTheyLike) {
-    TimerWheel wheel(start);
+    MillisecondWheel wheel(start);
     Timer first, sibling, later;
     wheel.arm(first, start + 5ms);
     wheel.arm(sibling, start + 5ms);
@@ -93,7 +95,7 @@ TEST(TimerWheel, CallbacksMayArmAndDisarmWhatTheyLike) {
 }
 
 TEST(TimerWheel, ATimerThatRearmsItselfDoesNotHoldTheLoop) {
-    TimerWheel wheel(start);
+    MillisecondWheel wheel(start);
     Timer timer;
     wheel.arm(timer, start + 1ms);
     int fired = 0;
@@ -106,7 +108,7 @@ TEST(TimerWheel, ATimerThatRearmsItselfDoesNotHoldTheLoop) {
 }
 
 TEST(TimerWheel, TheNextExpiryIsNeverTooLateAndSoonExact) {
-    TimerWheel wheel(start);
+    MillisecondWheel wheel(start);
     EXPECT_FALSE(wheel.next_expiry());
     Timer timer;
     const TimePoint expiry = start + 24h + 17ms;
@@ -121,7 +123,7 @@ TEST(TimerWheel, TheNextExpiryIsNeverTooLateAndSoonExact) {
 }
 
 TEST(TimerWheel, OneTimerDisarmedOfManyLeavesTheOthersVisible) {
-    TimerWheel wheel(start);
+    MillisecondWheel wheel(start);
     std::array<Timer, 3> timers;
     for (Timer& timer : timers)
         wheel.arm(timer, start + 10ms);
@@ -135,7 +137,7 @@ TEST(TimerWheel, OneTimerDisarmedOfManyLeavesTheOthersVisible) {
 // Random work on the wheel and on a sorted map of the same timers: they must agree at every step.
 TEST(TimerWheel, BehavesLikeASortedMap) {
     std::mt19937_64 random(11);
-    TimerWheel wheel(start);
+    MillisecondWheel wheel(start);
     std::vector<Timer> timers(100'000);
     std::multimap<TimePoint, Timer*> model;
     std::vector<std::multimap<TimePoint, Timer*>::iterator> where(timers.size(), model.end());
@@ -179,5 +181,18 @@ TEST(TimerWheel, BehavesLikeASortedMap) {
     }
 }
 
+TEST(TimerWheel, TicksAsFineAsAsked) {
+    TimerWheel<std::chrono::duration<int64_t, std::ratio<1024, 1'000'000'000>>> wheel(start);
+    for (const Duration delay : {Duration(1us), Duration(10us), Duration(999ms), Duration(24h * 365 * 20)}) {
+        Timer timer;
+        const TimePoint due = start + delay;
+        wheel.arm(timer, due);
+        wheel.advance(due - 1us, [&](Timer&) { ADD_FAILURE() << delay.count() << " fired early"; });
+        int fired = 0;
+        wheel.advance(due + 1024ns, [&](Timer&) { ++fired; });
+        EXPECT_EQ(fired, 1) << delay.count();
+    }
+}
+
 }  // namespace
-}  // namespace marchproxy::stream
+}  // namespace marchproxy::qos
