@@ -1,0 +1,292 @@
+#include "qos/scheduler.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace marchproxy::qos {
+
+namespace {
+
+// What a link, a floor or a guarantee may have saved up: enough for a thread that was held up a moment, too little for
+// what waits behind it to notice.
+constexpr auto saved = std::chrono::microseconds(1000);
+// How far what is had of the spare counts ahead, in bursts of the above: so long it may take until a guarantee or a
+// floor holds again.
+constexpr int64_t counted_ahead = 4;
+// Whoever had to wait goes on with as much at a time as this earns, not item by item.
+constexpr auto step = std::chrono::microseconds(20);
+constexpr uint64_t full_packet = 1514;
+
+Bytes worth(Rate rate, Duration time) {
+    const double bytes = static_cast<double>(rate.bits_per_second) / 8 * std::chrono::duration<double>(time).count();
+    return {std::max(full_packet, static_cast<uint64_t>(std::min(bytes, 1e9)))};
+}
+
+}  // namespace
+
+Bytes burst_for(Rate rate) {
+    return worth(rate, std::chrono::milliseconds(5));
+}
+
+ScheduledService::ScheduledService() {
+    for (unsigned priority = 0; priority < priorities; ++priority) {
+        classes_[priority].service_ = this;
+        classes_[priority].priority_ = static_cast<Priority>(priority);
+    }
+}
+
+TrafficClass* ScheduledService::first_backlogged() {
+    for (TrafficClass& of : classes_)
+        if (of.backlogged()) return &of;
+    return nullptr;
+}
+
+Scheduler::Scheduler(const LinkLimits& limits, uint32_t quantum, TimePoint now)
+    : clock_(now), timers_(TimePoint{}), quantum_(quantum) {
+    assert(quantum > 0);
+    configure(limits, now);
+}
+
+Scheduler::~Scheduler() {
+    assert(waiting_ == 0);
+    while (!services_.empty())
+        remove(*services_.begin()->first);
+}
+
+// --- configuration -------------------------------------------------------------------------------------------------
+
+void Scheduler::configure(const LinkLimits& limits, TimePoint time) {
+    const Duration now = clock_.advance(time);
+    limited_ = limits.rate.has_value();
+    if (!limited_) {
+        has_floor_ = {};
+        return;
+    }
+    link_.configure(*limits.rate, worth(*limits.rate, saved), now);
+    for (unsigned priority = 1; priority < priorities; ++priority) {
+        const double share = static_cast<double>(limits.rate->bits_per_second) * limits.floors[priority].fraction;
+        const Rate rate{static_cast<uint64_t>(share)};
+        has_floor_[priority] = rate.bits_per_second > 0;
+        floors_[priority].configure(rate, worth(rate, saved), now);
+    }
+}
+
+ScheduledService& Scheduler::add(const ServiceLimits& limits, TimePoint now) {
+    std::unique_ptr<ScheduledService> made(new ScheduledService);
+    ScheduledService& service = *made;
+    services_.emplace(&service, std::move(made));
+    configure(service, limits, now);
+    return service;
+}
+
+void Scheduler::configure(ScheduledService& service, const ServiceLimits& limits, TimePoint time) {
+    const Duration now = clock_.advance(time);
+    const auto set = [now](TokenBucket& bucket, bool& has, const std::optional<Rate>& rate, Bytes burst) {
+        if (rate && has) bucket.configure(*rate, burst, now);
+        if (rate && !has) bucket = TokenBucket(*rate, burst, now);
+        has = rate.has_value();
+    };
+    const Rate ceiling = limits.ceiling.value_or(Rate{}), guarantee = limits.guarantee.value_or(Rate{});
+    set(service.ceiling_, service.has_ceiling_, limits.ceiling, limits.burst.value_or(burst_for(ceiling)));
+    set(service.guarantee_, service.has_guarantee_, limits.guarantee, worth(guarantee, saved));
+    wake(service, now);
+}
+
+void Scheduler::remove(ScheduledService& service) {
+    assert(!service.first_backlogged());
+    timers_.disarm(service);
+    if (service.linked()) service.unlink();
+    for (TrafficClass& of : service.classes_)
+        if (of.linked()) of.unlink();
+    services_.erase(&service);
+}
+
+// --- flows ---------------------------------------------------------------------------------------------------------
+
+void Scheduler::start(ScheduledFlow& flow, TrafficClass& of, uint32_t bytes) {
+    assert(!flow.waiting());
+    flow.of = &of;
+    flow.wanted = bytes;
+    flow.deficit = static_cast<int32_t>(quantum_);
+    of.flows_.push_back(flow);
+    ++waiting_;
+    enlist(of);
+}
+
+void Scheduler::resume(ScheduledFlow& flow, uint32_t bytes) {
+    assert(!flow.waiting());
+    flow.wanted = bytes;
+    if (flow.deficit > 0)
+        flow.of->flows_.push_front(flow);
+    else
+        flow.of->flows_.push_back(flow);
+    ++waiting_;
+    enlist(*flow.of);
+}
+
+void Scheduler::stop(ScheduledFlow& flow) {
+    if (!flow.waiting()) return;
+    flow.unlink();
+    --waiting_;
+}
+
+// A class that has something and may send takes its place among those of its priority, its service among those below
+// their guarantee. They leave when they are found there with nothing to send, not before.
+void Scheduler::enlist(TrafficClass& of) {
+    ScheduledService& service = of.service();
+    if (service.throttled_) return;
+    if (!of.linked()) {
+        of.deficit_ = static_cast<int32_t>(quantum_);
+        spare_[static_cast<size_t>(of.priority_)].push_back(of);
+    }
+    watch_guarantee(service, clock_.elapsed());
+}
+
+void Scheduler::watch_guarantee(ScheduledService& service, Duration now) {
+    if (!service.has_guarantee_ || service.linked() || service.armed()) return;
+    service.guarantee_.refill(now);
+    if (service.guarantee_.ready())
+        below_guarantee_.push_back(service);
+    else
+        timers_.arm(service, TimePoint(service.guarantee_.ready_at(step)));
+}
+
+// The time is there that the service waited for, or its limits are others.
+void Scheduler::wake(ScheduledService& service, Duration now) {
+    timers_.disarm(service);
+    service.ceiling_.refill(now);
+    service.throttled_ = service.has_ceiling_ && !service.ceiling_.ready();
+    if (service.throttled_) return timers_.arm(service, TimePoint(service.ceiling_.ready_at(step)));
+    for (TrafficClass& of : service.classes_)
+        if (of.backlogged()) enlist(of);
+}
+
+// --- turns ---------------------------------------------------------------------------------------------------------
+
+ScheduledFlow* Scheduler::next(TimePoint time) {
+    const Duration now = clock_.advance(time);
+    timers_.advance(TimePoint(now), [&](Timer& timer) { wake(static_cast<ScheduledService&>(timer), now); });
+    if (waiting_ == 0) return nullptr;
+    if (limited_) {
+        link_.refill(now);
+        if (!link_.ready()) return nullptr;
+    }
+    const Turn turn = choose(now);
+    if (!turn.of) return nullptr;
+    ScheduledFlow& flow = take_first_flow(*turn.of);
+    flow.turn_by = turn.by;
+    flow.deficit -= static_cast<int32_t>(flow.wanted);
+    charge(turn, flow.wanted, now);
+    return &flow;
+}
+
+Scheduler::Turn Scheduler::choose(Duration now) {
+    if (TrafficClass* of = first_below_guarantee()) return {of, TurnBy::guarantee};
+    for (unsigned priority = 1; priority < priorities; ++priority) {
+        if (!has_floor_[priority] || spare_[priority].empty()) continue;
+        floors_[priority].refill(now);
+        if (!floors_[priority].ready()) continue;
+        if (TrafficClass* of = first_of(priority)) return {of, TurnBy::floor};
+    }
+    for (unsigned priority = 0; priority < priorities; ++priority)
+        if (TrafficClass* of = first_of(priority)) return {of, TurnBy::spare};
+    return {};
+}
+
+TrafficClass* Scheduler::first_below_guarantee() {
+    while (!below_guarantee_.empty()) {
+        ScheduledService& service = below_guarantee_.front();
+        TrafficClass* of = service.throttled_ ? nullptr : service.first_backlogged();
+        if (of) return of;
+        service.unlink();
+    }
+    return nullptr;
+}
+
+TrafficClass* Scheduler::first_of(unsigned priority) {
+    Ring<TrafficClass>& classes = spare_[priority];
+    while (!classes.empty()) {
+        TrafficClass& of = classes.front();
+        if (!of.backlogged() || of.service().throttled_) {
+            of.unlink();
+        } else if (of.deficit_ <= 0) {
+            of.deficit_ += static_cast<int32_t>(quantum_);
+            classes.front_to_back();
+        } else {
+            return &of;
+        }
+    }
+    return nullptr;
+}
+
+ScheduledFlow& Scheduler::take_first_flow(TrafficClass& of) {
+    while (of.flows_.front().deficit <= 0) {
+        of.flows_.front().deficit += static_cast<int32_t>(quantum_);
+        of.flows_.front_to_back();
+    }
+    ScheduledFlow& flow = of.flows_.front();
+    flow.unlink();
+    --waiting_;
+    return flow;
+}
+
+void Scheduler::charge(const Turn& turn, uint32_t bytes, Duration now) {
+    TrafficClass& of = *turn.of;
+    if (limited_) link_.take(bytes);
+    const auto priority = static_cast<size_t>(of.priority_);
+    if (has_floor_[priority]) {
+        TokenBucket& floor = floors_[priority];
+        floor.refill(now);
+        if (turn.by == TurnBy::floor)
+            floor.take(bytes);
+        else
+            floor.take_within(bytes, counted_ahead);
+    }
+    if (turn.by != TurnBy::guarantee) of.deficit_ -= static_cast<int32_t>(bytes);
+    charge_service(turn, bytes, now);
+}
+
+void Scheduler::charge_service(const Turn& turn, uint32_t bytes, Duration now) {
+    ScheduledService& service = turn.of->service();
+    if (service.has_guarantee_) {
+        service.guarantee_.refill(now);
+        if (turn.by == TurnBy::guarantee)
+            service.guarantee_.take(bytes);
+        else
+            service.guarantee_.take_within(bytes, counted_ahead);
+        if (service.linked()) {
+            service.unlink();
+            watch_guarantee(service, now);  // behind the others, or from when it is below again
+        }
+    }
+    if (service.has_ceiling_) {
+        service.ceiling_.refill(now);
+        service.ceiling_.take(bytes);
+        if (service.ceiling_.ready()) return;
+        service.throttled_ = true;
+        timers_.arm(service, TimePoint(service.ceiling_.ready_at(step)));
+    }
+}
+
+void Scheduler::give_back(ScheduledFlow& flow, uint32_t bytes) {
+    TrafficClass& of = *flow.of;
+    ScheduledService& service = of.service();
+    flow.deficit += static_cast<int32_t>(bytes);
+    if (limited_) link_.give_back(bytes);
+    service.ceiling_.give_back(bytes);
+    if (flow.turn_by == TurnBy::guarantee)
+        service.guarantee_.give_back(bytes);
+    else
+        of.deficit_ += static_cast<int32_t>(bytes);
+    if (flow.turn_by == TurnBy::floor) floors_[static_cast<size_t>(of.priority_)].give_back(bytes);
+    if (service.throttled_) wake(service, clock_.elapsed());
+}
+
+TimePoint Scheduler::due() const {
+    if (waiting_ == 0) return TimePoint::max();
+    if (limited_ && !link_.ready()) return clock_.at(link_.ready_at(step));
+    const std::optional<TimePoint> timer = timers_.next_expiry();
+    return timer ? clock_.at(timer->time_since_epoch()) : TimePoint::max();
+}
+
+}  // namespace marchproxy::qos

@@ -1,0 +1,163 @@
+// Who may send next on one link, in one direction: a hierarchy of link, service, priority and flow.
+//
+//   1. Services below their guarantee, in turn.
+//   2. Priorities below their floor, P1 before P2 before P3.
+//   3. What is spare: P0 before P1 before P2 before P3; within a priority the services, and within those the flows,
+//   take
+//      turns by deficit round robin (Shreedhar and Varghese, "Efficient Fair Queueing Using Deficit Round Robin",
+//      SIGCOMM 1995, in the variant of RFC 8290 that serves while the deficit is positive).
+//
+// No service passes its ceiling, nothing the link's rate. What a service gets of the spare counts for its guarantee,
+// and what a priority gets in any way for its floor: both say what is had at least, not what comes on top. Bytes are
+// whatever the caller counts; items are never held here, only the flows that have some.
+//
+// Every operation costs the same with ten services or ten thousand: lists lie in their members, waiting is a timer
+// wheel (qos/timer_wheel.h), and what no longer belongs in a list is only found out when its turn comes.
+//
+// Neither locks nor reads a clock: one thread at a time, time is passed in.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+
+#include "model/names.h"
+#include "model/units.h"
+#include "qos/monotonic.h"
+#include "qos/ring.h"
+#include "qos/timer_wheel.h"
+#include "qos/token_bucket.h"
+
+namespace marchproxy::qos {
+
+inline constexpr unsigned priorities = 4;
+
+struct LinkLimits {
+    std::optional<Rate> rate;              // absent: only ceilings hold anything back
+    std::array<Share, priorities> floors;  // of the rate; P0's is not looked at: nothing stands above it
+    bool operator==(const LinkLimits&) const = default;
+};
+
+struct ServiceLimits {
+    std::optional<Rate> ceiling;
+    std::optional<Rate> guarantee;
+    std::optional<Bytes> burst;  // of the ceiling; absent: burst_for()
+    bool operator==(const ServiceLimits&) const = default;
+};
+
+// 5 ms worth, so that one second never shows more than half a percent above the rate, and at least one full packet.
+Bytes burst_for(Rate rate);
+
+class TrafficClass;
+class ScheduledService;
+
+// Why somebody's turn came.
+enum class TurnBy : uint8_t { guarantee, floor, spare };
+
+// What takes turns inside a class: a connection's direction, a session, the packets of one flow. Lies inside its owner,
+// who takes it out before it goes.
+struct ScheduledFlow : Link<ScheduledFlow> {
+    TrafficClass* of = nullptr;
+    uint32_t wanted = 0;  // bytes of its next item
+    int32_t deficit = 0;
+    TurnBy turn_by = TurnBy::spare;  // what its last turn was charged to
+    bool waiting() const { return linked(); }
+};
+
+// A service's traffic of one priority.
+class TrafficClass : public Link<TrafficClass> {
+  public:
+    ScheduledService& service() const { return *service_; }
+    Priority priority() const { return priority_; }
+    bool backlogged() const { return !flows_.empty(); }
+
+  private:
+    friend class Scheduler;
+    friend class ScheduledService;
+    friend class Ring<TrafficClass>;
+
+    Ring<ScheduledFlow> flows_;
+    ScheduledService* service_ = nullptr;
+    int32_t deficit_ = 0;
+    Priority priority_ = Priority::p0;
+};
+
+class alignas(64) ScheduledService : public Timer, public Link<ScheduledService> {
+  public:
+    TrafficClass& at(Priority priority) { return classes_[static_cast<size_t>(priority)]; }
+
+  private:
+    friend class Scheduler;
+    friend class Ring<ScheduledService>;
+    ScheduledService();
+
+    TrafficClass* first_backlogged();
+
+    TokenBucket ceiling_, guarantee_;
+    bool has_ceiling_ = false, has_guarantee_ = false;
+    bool throttled_ = false;  // above its ceiling: the timer says until when
+    std::array<TrafficClass, priorities> classes_;
+};
+
+class Scheduler {
+  public:
+    // A flow's deficit grows by `quantum` bytes each turn: at least the largest item, so that a turn is one step.
+    Scheduler(const LinkLimits& limits, uint32_t quantum, TimePoint now);
+    ~Scheduler();  // no flow may wait
+
+    // Take effect with the next turn; nothing that waits is lost.
+    void configure(const LinkLimits& limits, TimePoint now);
+    void configure(ScheduledService& service, const ServiceLimits& limits, TimePoint now);
+
+    ScheduledService& add(const ServiceLimits& limits, TimePoint now);
+    void remove(ScheduledService& service);  // none of its flows may wait
+
+    // The flow has an item of so many bytes, after having had none: it goes behind the others.
+    void start(ScheduledFlow& flow, TrafficClass& of, uint32_t bytes);
+    // It has another one after the one it was given a turn for: it stays in front while its deficit lasts.
+    void resume(ScheduledFlow& flow, uint32_t bytes);
+    // It has none any more, or its next is another one now.
+    void stop(ScheduledFlow& flow);
+
+    // Whose turn it is: that flow's next item is charged, and it waits no more. Null: nobody's, until due().
+    ScheduledFlow* next(TimePoint now);
+
+    // The flow did not use all that it was charged.
+    void give_back(ScheduledFlow& flow, uint32_t bytes);
+
+    // When next() may have somebody, unless a flow starts before. TimePoint::max(): not before one does.
+    TimePoint due() const;
+
+  private:
+    using Tick = std::chrono::duration<int64_t, std::ratio<1024, 1'000'000'000>>;
+    struct Turn {
+        TrafficClass* of = nullptr;
+        TurnBy by = TurnBy::spare;
+    };
+
+    Turn choose(Duration now);
+    TrafficClass* first_below_guarantee();
+    TrafficClass* first_of(unsigned priority);
+    ScheduledFlow& take_first_flow(TrafficClass& of);
+    void charge(const Turn& turn, uint32_t bytes, Duration now);
+    void charge_service(const Turn& turn, uint32_t bytes, Duration now);
+    void enlist(TrafficClass& of);
+    void watch_guarantee(ScheduledService& service, Duration now);
+    void wake(ScheduledService& service, Duration now);
+
+    Monotonic clock_;
+    TimerWheel<Tick> timers_;
+    uint32_t quantum_;
+    size_t waiting_ = 0;    // flows
+    bool limited_ = false;  // the link is
+    TokenBucket link_;
+    std::array<TokenBucket, priorities> floors_;
+    std::array<bool, priorities> has_floor_{};
+    std::array<Ring<TrafficClass>, priorities> spare_;
+    Ring<ScheduledService> below_guarantee_;
+    std::unordered_map<ScheduledService*, std::unique_ptr<ScheduledService>> services_;
+};
+
+}  // namespace marchproxy::qos
