@@ -10,6 +10,7 @@
 #include <string>
 
 #include "config/codec.h"
+#include "model/dscp.h"
 
 namespace marchproxy::config {
 
@@ -163,18 +164,8 @@ struct DscpForm {
         form.type = "DSCP name or number";
         form.range = "EF, AF11..AF43, CS0..CS7, BE, LE, VA, 0..63";
         form.parse = [range = form.range](std::string_view text) -> Result<T> {
-            struct Mark {
-                std::string_view name;
-                T value;
-            };
-            static constexpr std::array<Mark, 24> marks{{
-                {"BE", 0},    {"LE", 1},    {"EF", 46},   {"VA", 44},   {"CS0", 0},   {"CS1", 8},
-                {"CS2", 16},  {"CS3", 24},  {"CS4", 32},  {"CS5", 40},  {"CS6", 48},  {"CS7", 56},
-                {"AF11", 10}, {"AF12", 12}, {"AF13", 14}, {"AF21", 18}, {"AF22", 20}, {"AF23", 22},
-                {"AF31", 26}, {"AF32", 28}, {"AF33", 30}, {"AF41", 34}, {"AF42", 36}, {"AF43", 38},
-            }};
-            for (const Mark& mark : marks)
-                if (same_word(mark.name, text)) return mark.value;
+            for (const DscpName& known : dscp_names)
+                if (same_word(known.name, text)) return T{known.code};
             const Result<T> number = Codec<T>::parse(text);
             if (number && *number <= 63) return number;
             return Error{fmt::format("{} is not a DSCP mark; allowed: {}", quoted(text), range)};

@@ -15,11 +15,14 @@ constexpr auto saved = std::chrono::microseconds(1000);
 constexpr int64_t counted_ahead = 4;
 // Whoever had to wait goes on with as much at a time as this earns, not item by item.
 constexpr auto step = std::chrono::microseconds(20);
-constexpr uint64_t full_packet = 1514;
 
 Bytes worth(Rate rate, Duration time) {
     const double bytes = static_cast<double>(rate.bits_per_second) / 8 * std::chrono::duration<double>(time).count();
-    return {std::max(full_packet, static_cast<uint64_t>(std::min(bytes, 1e9)))};
+    return {std::max<uint64_t>(full_packet, static_cast<uint64_t>(std::min(bytes, 1e9)))};
+}
+
+int32_t in_range(uint32_t quantum) {
+    return static_cast<int32_t>(std::clamp<uint32_t>(quantum, 1, 1 << 24));
 }
 
 }  // namespace
@@ -41,9 +44,7 @@ TrafficClass* ScheduledService::first_backlogged() {
     return nullptr;
 }
 
-Scheduler::Scheduler(const LinkLimits& limits, uint32_t quantum, TimePoint now)
-    : clock_(now), timers_(TimePoint{}), quantum_(quantum) {
-    assert(quantum > 0);
+Scheduler::Scheduler(const LinkLimits& limits, TimePoint now) : clock_(now), timers_(TimePoint{}) {
     configure(limits, now);
 }
 
@@ -57,6 +58,7 @@ Scheduler::~Scheduler() {
 
 void Scheduler::configure(const LinkLimits& limits, TimePoint time) {
     const Duration now = clock_.advance(time);
+    quantum_ = in_range(limits.quantum);
     limited_ = limits.rate.has_value();
     if (!limited_) {
         has_floor_ = {};
@@ -86,6 +88,7 @@ void Scheduler::configure(ScheduledService& service, const ServiceLimits& limits
         if (rate && !has) bucket = TokenBucket(*rate, burst, now);
         has = rate.has_value();
     };
+    service.quantum_ = in_range(limits.quantum);
     const Rate ceiling = limits.ceiling.value_or(Rate{}), guarantee = limits.guarantee.value_or(Rate{});
     set(service.ceiling_, service.has_ceiling_, limits.ceiling, limits.burst.value_or(burst_for(ceiling)));
     set(service.guarantee_, service.has_guarantee_, limits.guarantee, worth(guarantee, saved));
@@ -107,7 +110,7 @@ void Scheduler::start(ScheduledFlow& flow, TrafficClass& of, uint32_t bytes) {
     assert(!flow.waiting());
     flow.of = &of;
     flow.wanted = bytes;
-    flow.deficit = static_cast<int32_t>(quantum_);
+    flow.deficit = of.service().quantum_;
     of.flows_.push_back(flow);
     ++waiting_;
     enlist(of);
@@ -136,7 +139,7 @@ void Scheduler::enlist(TrafficClass& of) {
     ScheduledService& service = of.service();
     if (service.throttled_) return;
     if (!of.linked()) {
-        of.deficit_ = static_cast<int32_t>(quantum_);
+        of.deficit_ = quantum_;
         spare_[static_cast<size_t>(of.priority_)].push_back(of);
     }
     watch_guarantee(service, clock_.elapsed());
@@ -210,7 +213,7 @@ TrafficClass* Scheduler::first_of(unsigned priority) {
         if (!of.backlogged() || of.service().throttled_) {
             of.unlink();
         } else if (of.deficit_ <= 0) {
-            of.deficit_ += static_cast<int32_t>(quantum_);
+            of.deficit_ += quantum_;
             classes.front_to_back();
         } else {
             return &of;
@@ -221,7 +224,7 @@ TrafficClass* Scheduler::first_of(unsigned priority) {
 
 ScheduledFlow& Scheduler::take_first_flow(TrafficClass& of) {
     while (of.flows_.front().deficit <= 0) {
-        of.flows_.front().deficit += static_cast<int32_t>(quantum_);
+        of.flows_.front().deficit += of.service().quantum_;
         of.flows_.front_to_back();
     }
     ScheduledFlow& flow = of.flows_.front();

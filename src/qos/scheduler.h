@@ -33,17 +33,20 @@
 namespace marchproxy::qos {
 
 inline constexpr unsigned priorities = 4;
+inline constexpr uint32_t full_packet = 1514;  // bytes: what fills an Ethernet frame, and what turns are counted in
 
 struct LinkLimits {
     std::optional<Rate> rate;              // absent: only ceilings hold anything back
     std::array<Share, priorities> floors;  // of the rate; P0's is not looked at: nothing stands above it
+    uint32_t quantum = full_packet;        // bytes a class is given each turn: at least a service's
     bool operator==(const LinkLimits&) const = default;
 };
 
 struct ServiceLimits {
     std::optional<Rate> ceiling;
     std::optional<Rate> guarantee;
-    std::optional<Bytes> burst;  // of the ceiling; absent: burst_for()
+    std::optional<Bytes> burst;      // of the ceiling; absent: burst_for()
+    uint32_t quantum = full_packet;  // bytes a flow is given each turn: at least its largest item
     bool operator==(const ServiceLimits&) const = default;
 };
 
@@ -98,13 +101,13 @@ class alignas(64) ScheduledService : public Timer, public Link<ScheduledService>
     TokenBucket ceiling_, guarantee_;
     bool has_ceiling_ = false, has_guarantee_ = false;
     bool throttled_ = false;  // above its ceiling: the timer says until when
+    int32_t quantum_ = full_packet;
     std::array<TrafficClass, priorities> classes_;
 };
 
 class Scheduler {
   public:
-    // A flow's deficit grows by `quantum` bytes each turn: at least the largest item, so that a turn is one step.
-    Scheduler(const LinkLimits& limits, uint32_t quantum, TimePoint now);
+    Scheduler(const LinkLimits& limits, TimePoint now);
     ~Scheduler();  // no flow may wait
 
     // Take effect with the next turn; nothing that waits is lost.
@@ -126,6 +129,9 @@ class Scheduler {
 
     // The flow did not use all that it was charged.
     void give_back(ScheduledFlow& flow, uint32_t bytes);
+
+    // Time since the start by the clock that the scheduler goes by, which does not go back.
+    Duration time(TimePoint now) { return clock_.advance(now); }
 
     // When next() may have somebody, unless a flow starts before. TimePoint::max(): not before one does.
     TimePoint due() const;
@@ -149,7 +155,7 @@ class Scheduler {
 
     Monotonic clock_;
     TimerWheel<Tick> timers_;
-    uint32_t quantum_;
+    int32_t quantum_ = full_packet;
     size_t waiting_ = 0;    // flows
     bool limited_ = false;  // the link is
     TokenBucket link_;

@@ -19,7 +19,6 @@ using simulation::Simulation;
 using simulation::Source;
 
 const TimePoint start = TimePoint{} + 77s;
-constexpr uint32_t quantum = 1514;
 
 LinkLimits link_of(double rate, double p1 = 0, double p2 = 0, double p3 = 0) {
     return {.rate = Rate{static_cast<uint64_t>(rate)}, .floors = {Share{0}, Share{p1}, Share{p2}, Share{p3}}};
@@ -43,7 +42,7 @@ struct Outcome {
 
 // What each offer gets in `time`, after half a second to settle.
 Outcome outcome(const LinkLimits& link, std::vector<Offer> offers, Duration time, uint64_t seed) {
-    Scheduler scheduler(link, quantum, start);
+    Scheduler scheduler(link, start);
     Simulation run(scheduler, start, seed);
     std::vector<Source*> sources;
     for (const Offer& offer : offers)
@@ -95,11 +94,11 @@ TEST(Scheduler, NeverPassesACeilingOrTheLink) {
         void add(uint32_t bytes, Duration now) {
             level = std::max(0.0, level - rate * std::chrono::duration<double>(now - at).count()) + bytes * 8.0;
             at = now;
-            ASSERT_LE(level, burst * 8 + quantum * 8 + 1) << now.count();
+            ASSERT_LE(level, burst * 8 + full_packet * 8 + 1) << now.count();
         }
     };
     const double link = 50e6;
-    Scheduler scheduler(link_of(link, 0.05, 0.05, 0.05), quantum, start);
+    Scheduler scheduler(link_of(link, 0.05, 0.05, 0.05), start);
     Simulation run(scheduler, start, 7);
     std::map<const TrafficClass*, Bound> bounds;
     Bound whole{link, link / 8 * 0.001};
@@ -179,7 +178,7 @@ TEST(Scheduler, SharesTheLinkAsAFluidWould) {
 }
 
 TEST(Scheduler, IsFairToFlowsWhateverTheirPackets) {
-    Scheduler scheduler(link_of(100e6), quantum, start);
+    Scheduler scheduler(link_of(100e6), start);
     Simulation run(scheduler, start, 5);
     TrafficClass& of = scheduler.add({}, start).at(Priority::p2);
     std::vector<Source*> sources;
@@ -194,7 +193,7 @@ TEST(Scheduler, IsFairToFlowsWhateverTheirPackets) {
 
 TEST(Scheduler, P0WaitsForNoMoreThanThePacketOnItsWay) {
     for (const double rate : {100e6, 1e9}) {
-        Scheduler scheduler(link_of(rate, 0.05, 0.05, 0.05), quantum, start);
+        Scheduler scheduler(link_of(rate, 0.05, 0.05, 0.05), start);
         Simulation run(scheduler, start, 6);
         Source& urgent = run.add(scheduler.add({}, start).at(Priority::p0), rate / 100, 4, 64, 200);
         Source& bulk = run.add(scheduler.add({}, start).at(Priority::p3), endless, 16, 1514, 1514);
@@ -210,7 +209,7 @@ TEST(Scheduler, P0WaitsForNoMoreThanThePacketOnItsWay) {
 }
 
 TEST(Scheduler, ChangesTakeEffectAtOnce) {
-    Scheduler scheduler(link_of(100e6), quantum, start);
+    Scheduler scheduler(link_of(100e6), start);
     Simulation run(scheduler, start, 8);
     ScheduledService& service = scheduler.add({.ceiling = Rate{1'000'000}}, start);
     Source& source = run.add(service.at(Priority::p1), endless, 2);
@@ -234,7 +233,7 @@ TEST(Scheduler, ChangesTakeEffectAtOnce) {
 }
 
 TEST(Scheduler, AClockThatGoesBackStopsNothing) {
-    Scheduler scheduler(link_of(10e6), quantum, start);
+    Scheduler scheduler(link_of(10e6), start);
     ScheduledService& service = scheduler.add({.ceiling = Rate{5'000'000}, .guarantee = Rate{1'000'000}}, start);
     ScheduledFlow flow;
     scheduler.start(flow, service.at(Priority::p2), 1250);
@@ -255,8 +254,9 @@ TEST(Scheduler, AClockThatGoesBackStopsNothing) {
 }
 
 TEST(Scheduler, WhatWasNotUsedIsGivenBack) {
-    Scheduler scheduler({}, 65536, start);
-    ScheduledService& service = scheduler.add({.ceiling = Rate{8'000'000}, .burst = Bytes{1500}}, start);
+    Scheduler scheduler({.quantum = 65536}, start);
+    const ServiceLimits limits{.ceiling = Rate{8'000'000}, .burst = Bytes{1500}, .quantum = 65536};
+    ScheduledService& service = scheduler.add(limits, start);
     ScheduledFlow flow;
     uint64_t used = 0;
     scheduler.start(flow, service.at(Priority::p2), 65536);
@@ -275,7 +275,7 @@ TEST(Scheduler, WhatWasNotUsedIsGivenBack) {
 }
 
 TEST(Scheduler, SaysWhenItHasSomebody) {
-    Scheduler scheduler({}, quantum, start);
+    Scheduler scheduler({}, start);
     EXPECT_EQ(scheduler.due(), TimePoint::max());
     EXPECT_EQ(scheduler.next(start), nullptr);
     ScheduledService& service = scheduler.add({.ceiling = Rate{8'000'000}, .burst = Bytes{1500}}, start);
@@ -292,7 +292,7 @@ TEST(Scheduler, SaysWhenItHasSomebody) {
 }
 
 TEST(Scheduler, ManyServicesComeAndGo) {
-    Scheduler scheduler(link_of(1e9, 0.05, 0.05, 0.05), quantum, start);
+    Scheduler scheduler(link_of(1e9, 0.05, 0.05, 0.05), start);
     std::mt19937_64 random(10);
     struct Tenant {
         ScheduledService* service;

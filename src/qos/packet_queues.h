@@ -1,0 +1,113 @@
+// Packets that wait for their turn: a queue for each flow that has some, in front of the scheduler, kept short by
+// CoDel.
+//
+// Flows are told apart by a hash that the caller makes of what it likes, best keyed; two flows of one class with the
+// same hash share a queue. What can carry a mark (ECN) is marked where another packet would be dropped; L4S traffic,
+// ECT(1), is marked as soon as it waits longer than a threshold of its own (RFC 9331; the shallow queue of RFC 9332,
+// which here is each flow's own).
+//
+// Room is shared by dynamic thresholds (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet
+// Switches", IEEE/ACM ToN 1998): no flow may hold more than is free, times a factor of its priority. So there is room
+// for a new flow however many flood.
+//
+// Allocates nothing after it was made. One thread at a time; time is passed in.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "qos/codel.h"
+#include "qos/scheduler.h"
+
+namespace marchproxy::qos {
+
+enum class Ecn : uint8_t {
+    not_capable = 0,
+    l4s = 1,
+    classic = 2,
+    congested = 3
+};  // the bits: Not-ECT, ECT(1), ECT(0), CE
+
+struct QueuedPacket {
+    uint64_t handle = 0;  // the caller's
+    uint32_t bytes = 0;
+    Ecn ecn = Ecn::not_capable;
+};
+
+struct AqmSettings {
+    CoDelSettings codel;
+    Duration l4s_threshold = std::chrono::milliseconds(1);
+    bool ecn = true;  // false: dropped, whatever could be marked
+};
+
+// What packets of a class went through. Counted since it was made.
+struct QueueCounters {
+    uint64_t offered_packets = 0, offered_bytes = 0;
+    uint64_t sent_packets = 0, sent_bytes = 0;
+    uint64_t marked = 0;        // CE
+    uint64_t dropped_late = 0;  // by CoDel
+    uint64_t dropped_full = 0;  // no room
+    uint64_t queued_packets = 0, queued_bytes = 0;
+    Duration delay{0};  // of what was sent last
+};
+
+// A class as these queues see it: the scheduler's, how delay is held, and what was counted.
+struct QueuedClass {
+    TrafficClass* of = nullptr;
+    AqmSettings aqm;
+    QueueCounters counters;
+};
+
+class PacketQueues {
+  public:
+    // Room for `capacity` packets.
+    PacketQueues(Scheduler& scheduler, uint32_t capacity);
+    ~PacketQueues();  // drops what is left
+
+    // False: there was no room, and it was counted; the packet stays the caller's.
+    bool enqueue(QueuedClass& to, uint32_t flow_hash, const QueuedPacket& packet, TimePoint now);
+
+    // The packet whose turn it is, marked where that is due; none: nobody's, until the scheduler's due(). What had to
+    // be dropped is appended to `dropped`.
+    bool dequeue(TimePoint now, QueuedPacket& packet, std::vector<QueuedPacket>& dropped);
+
+    // The same for a flow of these queues that scheduler.next() gave its turn, where other things take turns beside
+    // them. False: the packet was dropped.
+    bool take(ScheduledFlow& turn, TimePoint now, QueuedPacket& packet);
+
+    // Drops all of a class, uncounted: it is going.
+    void clear(QueuedClass& of, std::vector<QueuedPacket>& dropped);
+
+    uint32_t free() const { return free_count_; }
+
+  private:
+    static constexpr uint32_t none = ~uint32_t{0};
+
+    struct Packet {
+        QueuedPacket queued;
+        Duration arrived{0};
+        uint32_t next = none;  // in its flow, or among the free
+    };
+    struct alignas(64) FlowQueue : ScheduledFlow {
+        QueuedClass* owner = nullptr;
+        uint32_t hash = 0;
+        uint32_t first = none, last = none;  // packets
+        uint32_t packets = 0;
+        uint32_t next = none;  // in its bucket, or among the free
+        CoDel codel;
+    };
+    uint32_t& bucket_of(const QueuedClass& owner, uint32_t hash);
+    FlowQueue& find_or_make(QueuedClass& owner, uint32_t hash);
+    bool signals(FlowQueue& flow, Packet& head, Duration now);
+    QueuedPacket pop(FlowQueue& flow);
+    void release(FlowQueue& flow);
+
+    Scheduler& scheduler_;
+    std::vector<Packet> packets_;
+    std::unique_ptr<FlowQueue[]> flows_;
+    std::vector<uint32_t> buckets_;  // the first flow of each
+    uint32_t free_packet_ = 0, free_flow_ = 0, free_count_;
+};
+
+}  // namespace marchproxy::qos
