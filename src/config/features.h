@@ -16,7 +16,7 @@ struct Feature {
 inline constexpr std::array features{
     Feature{"packet", "the packet plane", true},
     Feature{"dsr", "direct server return", true},
-    Feature{"qos", "shaping", false},
+    Feature{"qos", "shaping", true},
     Feature{"multicloud", "routing by measured paths", false},
     Feature{"tls", "TLS", false},
     Feature{"numa", "NUMA placement", false},

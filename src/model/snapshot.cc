@@ -19,6 +19,10 @@ const Service* Snapshot::find_service(std::string_view name) const {
     return find_by_name(services, name);
 }
 
+Priority priority_of(const Service& service, const QosSettings& qos) {
+    return service.qos.priority.value_or(qos.default_priority);
+}
+
 Duration idle_timeout_of(const Service& service, const StreamSettings& stream) {
     return service.idle_timeout.value_or(service.protocol == Protocol::tcp ? stream.idle_timeout
                                                                            : stream.udp_idle_timeout);

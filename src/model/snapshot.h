@@ -243,6 +243,8 @@ struct Snapshot {
 
 using SnapshotPointer = std::shared_ptr<const Snapshot>;
 
+Priority priority_of(const Service& service, const QosSettings& qos);
+
 // How long a connection, session or flow of the service may be silent, on whichever plane.
 Duration idle_timeout_of(const Service& service, const StreamSettings& stream);
 

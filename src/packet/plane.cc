@@ -109,7 +109,7 @@ void Plane::Implementation::name_origins() {
                             .path = {},
                             .endpoint = {},
                             .protocol = service.protocol,
-                            .priority = service.qos.priority.value_or(Priority::p3),
+                            .priority = priority_of(service, snapshot.settings.qos),
                             .policy = service.routing.policy};
         origins_.set(index, 0, origin);
         for (const auto& [endpoint, address] : resolved_endpoints(service, current_->resolution)) {

@@ -12,7 +12,7 @@ telemetry::ServiceStatus Plane::Implementation::status_of(const Service& service
     telemetry::ServiceStatus status{.name = service.name,
                                     .protocol = service.protocol,
                                     .listen = service.listen,
-                                    .priority = service.qos.priority.value_or(Priority::p3),
+                                    .priority = priority_of(service, current_->snapshot->settings.qos),
                                     .plane = "packet",
                                     .plane_reason = why,
                                     .listening = problem.empty(),

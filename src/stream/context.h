@@ -8,6 +8,7 @@
 #include "flow/record.h"
 #include "model/units.h"
 #include "stream/descriptors.h"
+#include "stream/shaper.h"
 #include "telemetry/log.h"
 
 namespace marchproxy::stream {
@@ -32,6 +33,7 @@ struct Context {
     int epoll;
     telemetry::Log& log;
     DescriptorBudget& descriptors;
+    Shapers& shapers;
     Random random;
     TimePoint now;                       // read once a turn of the loop
     std::vector<flow::Record> finished;  // handed to the flow sink once a turn

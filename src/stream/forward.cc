@@ -16,8 +16,6 @@ namespace {
 
 // A read of this much or more means bulk: the sender is ahead of us.
 constexpr size_t bulk_read = 64 << 10;
-// One direction may move this much before the worker looks at its other connections.
-constexpr size_t turn_budget = 4 << 20;
 // Only transfers this long coalesce: the last bytes of a shorter one must not wait.
 constexpr uint64_t coalesce_after = 1 << 20;
 constexpr int coalesce_bytes = 128 << 10;
@@ -63,7 +61,8 @@ void Forwarder::configure(const StreamSettings& settings) {
     near_leg_.configure(settings.congestion_control);
 }
 
-Pumped Forwarder::pump(Connection& connection, bool up, Direction& direction, Leg& source, Leg& sink, TimePoint now) {
+Pumped Forwarder::pump(Connection& connection, bool up, Direction& direction, Leg& source, Leg& sink, TimePoint now,
+                       size_t& budget) {
     size_t moved = 0;
     while (true) {
         if (sink.write_failed) return Pumped::sink_failed;
@@ -76,13 +75,14 @@ Pumped Forwarder::pump(Connection& connection, bool up, Direction& direction, Le
         if (source.ended) return Pumped::finished;
         if (source.read_failed) return Pumped::source_failed;
         if (!source.readable) break;
-        if (moved >= turn_budget) return Pumped::again;
+        if (budget == 0) return Pumped::again;
 
         size_t amount = 0;
         const bool splices = direction.bulk && direction.bulk->splices();
-        const Moved result =
-            splices ? splice_turn(direction, source, sink, amount) : copy_turn(direction, source, sink, amount);
+        const Moved result = splices ? splice_turn(direction, source, sink, budget, amount)
+                                     : copy_turn(direction, source, sink, budget, amount);
         moved += amount;
+        budget -= amount;
         if (!splices && amount >= bulk_read) {
             if (!direction.bulk) start_bulk(connection, up, direction, source, sink);
             start_splicing(*direction.bulk, sink);
@@ -117,8 +117,9 @@ Pumped Forwarder::pump(Connection& connection, bool up, Direction& direction, Le
     return Pumped::blocked;
 }
 
-Forwarder::Moved Forwarder::copy_turn(Direction& direction, Leg& source, Leg& sink, size_t& amount) {
-    const ssize_t got = recv(source.descriptor, buffer_, buffer_size_, MSG_DONTWAIT);
+Forwarder::Moved Forwarder::copy_turn(Direction& direction, Leg& source, Leg& sink, size_t most, size_t& amount) {
+    const size_t asked = std::min(buffer_size_, most);
+    const ssize_t got = recv(source.descriptor, buffer_, asked, MSG_DONTWAIT);
     if (got == 0) return Moved::end;
     if (got < 0) return would_block() ? Moved::drained : errno == EINTR ? Moved::some : Moved::source_failed;
     amount = static_cast<size_t>(got);
@@ -142,13 +143,13 @@ Forwarder::Moved Forwarder::copy_turn(Direction& direction, Leg& source, Leg& si
     direction.bytes += sent;
     // A short read emptied the socket (epoll(7)): the next bytes raise an edge. A hang-up that was already announced
     // raises no further one, so then the end has to be read now.
-    return amount < buffer_size_ && !source.hangup ? Moved::drained : Moved::some;
+    return amount < asked && !source.hangup ? Moved::drained : Moved::some;
 }
 
-Forwarder::Moved Forwarder::splice_turn(Direction& direction, Leg& source, Leg& sink, size_t& amount) {
+Forwarder::Moved Forwarder::splice_turn(Direction& direction, Leg& source, Leg& sink, size_t most, size_t& amount) {
     Bulk& bulk = *direction.bulk;
-    const ssize_t got = splice(source.descriptor, nullptr, bulk.pipe.write_end, nullptr, bulk.pipe.capacity,
-                               SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    const ssize_t got = splice(source.descriptor, nullptr, bulk.pipe.write_end, nullptr,
+                               std::min(bulk.pipe.capacity, most), SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
     if (got == 0) return Moved::end;
     if (got < 0) return would_block() ? Moved::drained : errno == EINTR ? Moved::some : Moved::source_failed;
     amount = static_cast<size_t>(got);
@@ -240,7 +241,7 @@ void Forwarder::end_bulk(Direction& direction) {
 
 void Forwarder::coalesce(Direction& direction, const Leg& source, TimePoint now) {
     Bulk& bulk = *direction.bulk;
-    if (bulk.splices() && !bulk.low_water_set && bulk.moved >= coalesce_after) {
+    if (bulk.splices() && !direction.shaped && !bulk.low_water_set && bulk.moved >= coalesce_after) {
         set_low_water(source.descriptor, coalesce_bytes);
         bulk.low_water_set = true;
     }
@@ -251,6 +252,12 @@ void Forwarder::coalesce(Direction& direction, const Leg& source, TimePoint now)
     if (bulk.waiting) return;
     bulk.waiting = true;
     waiting_.push_back({bulk.due, &bulk});
+}
+
+void Forwarder::pace(Direction& direction, const Leg& source) {
+    if (!direction.bulk || !direction.bulk->low_water_set) return;
+    set_low_water(source.descriptor, 1);
+    direction.bulk->low_water_set = false;
 }
 
 void Forwarder::prepend(Direction& direction, std::span<const std::byte> bytes) {

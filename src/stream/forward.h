@@ -26,6 +26,7 @@
 namespace marchproxy::stream {
 
 struct Connection;
+struct ShapedFlow;
 
 // One of a connection's two sockets, and what epoll's edges have said of it.
 struct Leg {
@@ -53,7 +54,8 @@ struct Direction {
     uint64_t bytes = 0;  // written to the sink
     std::unique_ptr<Spill> spill;
     Bulk* bulk = nullptr;
-    bool pending() const;  // holds bytes that the sink has not taken
+    std::unique_ptr<ShapedFlow> shaped;  // where its bytes take turns
+    bool pending() const;                // holds bytes that the sink has not taken
 };
 
 // A direction while it brings much at a time.
@@ -86,8 +88,16 @@ class Forwarder {
 
     void configure(const StreamSettings& settings);
 
-    // Moves what can be moved now from `source` to `sink`.
-    Pumped pump(Connection& connection, bool up, Direction& direction, Leg& source, Leg& sink, TimePoint now);
+    // One direction may move this much before the worker looks at its other connections.
+    static constexpr size_t turn_budget = 4 << 20;
+
+    // Moves what can be moved now from `source` to `sink`. No more is read than `budget`, from which it is taken; what
+    // was read before is not held back.
+    Pumped pump(Connection& connection, bool up, Direction& direction, Leg& source, Leg& sink, TimePoint now,
+                size_t& budget);
+
+    // From now on somebody else says when the direction may go on: its source is not to wait for much to come together.
+    void pace(Direction& direction, const Leg& source);
 
     // Bytes that do not come from the source but go first: a PROXY header.
     void prepend(Direction& direction, std::span<const std::byte> bytes);
@@ -109,8 +119,8 @@ class Forwarder {
   private:
     enum class Moved : uint8_t { some, drained, sink_full, source_failed, sink_failed, end };
 
-    Moved copy_turn(Direction& direction, Leg& source, Leg& sink, size_t& amount);
-    Moved splice_turn(Direction& direction, Leg& source, Leg& sink, size_t& amount);
+    Moved copy_turn(Direction& direction, Leg& source, Leg& sink, size_t most, size_t& amount);
+    Moved splice_turn(Direction& direction, Leg& source, Leg& sink, size_t most, size_t& amount);
     Moved flush(Direction& direction, Leg& sink);
     Moved flush_spill(Direction& direction, Leg& sink);
     Moved flush_pipe(Direction& direction, Leg& sink);

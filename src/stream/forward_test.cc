@@ -31,7 +31,11 @@ class ForwarderTest : public ::testing::Test {
     Pumped pump() {
         source.readable = sink.writable = true;
         now += 1ms;
-        return forwarder.pump(connection, true, direction, source, sink, now);
+        return pump(connection, direction, source, sink);
+    }
+    Pumped pump(Connection& which, Direction& its, Leg& from_leg, Leg& to_leg) {
+        size_t left = Forwarder::turn_budget;
+        return forwarder.pump(which, true, its, from_leg, to_leg, now, left);
     }
 
     // Pumps until `size` bytes have come out at the far end.
@@ -139,7 +143,7 @@ TEST_F(ForwarderTest, CopiesALoneTransferOfThisHostAndSplicesOnceThereAreTwo) {
     bulk(other_from);
     while (other_direction.bytes < (128 << 10)) {
         other_source.readable = true;
-        forwarder.pump(other, true, other_direction, other_source, other_sink, now);
+        pump(other, other_direction, other_source, other_sink);
     }
     EXPECT_EQ(forwarder.spliced_directions(), 1u);
     bulk(from);
@@ -152,8 +156,7 @@ TEST_F(ForwarderTest, CopiesALoneTransferOfThisHostAndSplicesOnceThereAreTwo) {
         const bool first = due->connection == &connection;
         Leg& leg = first ? source : other_source;
         leg.readable = true;
-        forwarder.pump(first ? connection : other, true, first ? direction : other_direction, leg,
-                       first ? sink : other_sink, now);
+        pump(first ? connection : other, first ? direction : other_direction, leg, first ? sink : other_sink);
     }
     EXPECT_EQ(forwarder.spliced_directions(), 0u);
     bulk(from);

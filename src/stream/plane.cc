@@ -30,6 +30,26 @@ Place place_of(const Service& service) {
     return {service.protocol, service.listen};
 }
 
+// Where a service's bytes take turns in one direction; null: nothing holds them back.
+ShapedService* shaped(std::unique_ptr<ShapedService>& place, Shaper& shaper, const QosSettings& qos,
+                      const std::optional<Rate>& rate, const std::optional<Rate>& guarantee,
+                      const std::optional<Bytes>& burst) {
+    if (!qos.enabled || (!rate && !qos.link_rate)) return nullptr;
+    const uint32_t quantum = std::min(quantum_for(rate), quantum_for(qos.link_rate));
+    const qos::ServiceLimits limits{.ceiling = rate, .guarantee = guarantee, .burst = burst, .quantum = quantum};
+    if (place)
+        place->configure(limits);
+    else
+        place = std::make_unique<ShapedService>(shaper, limits);
+    return place.get();
+}
+
+qos::LinkLimits link_limits(const QosSettings& qos) {
+    return {.rate = qos.enabled ? qos.link_rate : std::nullopt,
+            .floors = {Share{}, qos.floor_p1, qos.floor_p2, qos.floor_p3},
+            .quantum = quantum_for(qos.link_rate)};
+}
+
 // Descriptors opened for an apply that is not sure to go through.
 class OpenedSockets {
   public:
@@ -55,6 +75,8 @@ struct Plane::Implementation {
 
     mutable std::mutex mutex;  // over all below
     DescriptorBudget descriptors;
+    Shapers shapers{.up{worker_count, [this](unsigned worker) { workers[worker]->wake(); }},
+                    .down{worker_count, [this](unsigned worker) { workers[worker]->wake(); }}};
     std::map<Place, std::vector<int>> inherited;
     std::map<Place, std::vector<int>> listeners;  // by place, one or more for each worker; the workers close them
     std::unordered_map<std::string, std::shared_ptr<ServiceState>> states;
@@ -102,7 +124,7 @@ std::shared_ptr<EndpointRuntime> Plane::Implementation::endpoint_of(const Servic
                                                           .path = endpoint.path,
                                                           .endpoint = to_string(endpoint.address),
                                                           .protocol = service.protocol,
-                                                          .priority = service.qos.priority.value_or(Priority::p3),
+                                                          .priority = priority_of(service, snapshot->settings.qos),
                                                           .policy = service.routing.policy});
     std::weak_ptr<EndpointRuntime>& known = endpoints[{service.name, address}];
     std::shared_ptr<EndpointRuntime> runtime = known.lock();
@@ -134,9 +156,14 @@ ServiceViewPointer Plane::Implementation::make_view(const SnapshotPointer& from,
                                                           .path = {},
                                                           .endpoint = {},
                                                           .protocol = service.protocol,
-                                                          .priority = service.qos.priority.value_or(Priority::p3),
+                                                          .priority = priority_of(service, snapshot->settings.qos),
                                                           .policy = service.routing.policy});
     view->idle_timeout = idle_timeout_of(service, from->settings.stream);
+    view->priority = priority_of(service, from->settings.qos);
+    view->shaped_up = shaped(state->shaped_up, shapers.up, from->settings.qos, service.qos.rate.up,
+                             service.qos.guarantee.up, service.qos.burst);
+    view->shaped_down = shaped(state->shaped_down, shapers.down, from->settings.qos, service.qos.rate.down,
+                               service.qos.guarantee.down, service.qos.burst);
     std::vector<routing::Candidate> candidates;
     for (const auto& [endpoint, address] : resolved_endpoints(service, resolution)) {
         view->endpoints.push_back(endpoint_of(service, *state, *endpoint, address));
@@ -182,12 +209,11 @@ void Plane::Implementation::refresh_listeners() const {
 
 void Plane::Implementation::start_workers(const StreamSettings& settings) {
     for (unsigned index = static_cast<unsigned>(workers.size()); index < worker_count; ++index)
-        workers.push_back(std::make_unique<Worker>(index, settings, log, descriptors, flows));
+        workers.push_back(std::make_unique<Worker>(index, settings, log, descriptors, shapers, flows));
 }
 
 // Hands `views` and `listeners` to the workers. When it returns, all of them work by it.
 void Plane::Implementation::publish() {
-    start_workers(snapshot->settings.stream);
     std::map<Place, ServiceViewPointer> by_place;
     for (const ServiceViewPointer& view : views) {
         by_place[place_of(*view->service)] = view;
@@ -231,6 +257,9 @@ Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution
 
     plane.snapshot = std::move(snapshot);
     plane.resolution = resolution;
+    plane.start_workers(plane.snapshot->settings.stream);
+    for (Shaper* shaper : {&plane.shapers.up, &plane.shapers.down})
+        shaper->configure(link_limits(plane.snapshot->settings.qos));
     plane.views.clear();
     std::set<Place> wanted;
     for (const Service& service : plane.snapshot->services) {
@@ -331,7 +360,7 @@ telemetry::ServiceStatus Plane::Implementation::service_status(const ServiceView
     telemetry::ServiceStatus status{.name = service.name,
                                     .protocol = service.protocol,
                                     .listen = service.listen,
-                                    .priority = service.qos.priority.value_or(Priority::p3),
+                                    .priority = priority_of(service, snapshot->settings.qos),
                                     .listening = accepting};
     add_counters(*view.state, status);
     for (size_t i = 0; i < view.endpoints.size(); ++i) {

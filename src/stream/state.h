@@ -14,6 +14,7 @@
 #include "model/snapshot.h"
 #include "qos/rate_limit.h"
 #include "routing/endpoint_state.h"
+#include "stream/shaper.h"
 #include "stream/source_rates.h"
 #include "stream/source_table.h"
 #include "telemetry/histogram.h"
@@ -65,6 +66,9 @@ struct ServiceState {
     SourceTable sources;
     SourceRates source_rates;
     std::vector<ServiceSlot> slots;  // by worker
+
+    // Where its bytes take turns, since they first did. What connections of an older view ask for goes on being there.
+    std::unique_ptr<ShapedService> shaped_up, shaped_down;
 
     // Control thread and admin threads only.
     mutable std::mutex mutex;

@@ -239,8 +239,8 @@ void TcpProxy::endpoint_event(Connection& connection, uint32_t events) {
 void TcpProxy::forward(Connection& connection) {
     Leg &client = connection.client_leg, &endpoint = connection.endpoint_leg;
     const uint64_t up_before = connection.up.bytes, down_before = connection.down.bytes;
-    const Pumped down = forwarder_.pump(connection, false, connection.down, endpoint, client, context_.now);
-    const Pumped up = forwarder_.pump(connection, true, connection.up, client, endpoint, context_.now);
+    const Pumped down = pump(connection, false);
+    const Pumped up = pump(connection, true);
 
     const uint64_t up_moved = connection.up.bytes - up_before, down_moved = connection.down.bytes - down_before;
     if (up_moved | down_moved) {
@@ -341,6 +341,7 @@ void TcpProxy::end(Connection& connection, Verdict reason, bool reset) {
 }
 
 void TcpProxy::close_connection(Connection& connection, bool reset) {
+    withdraw(connection);
     forwarder_.release(connection.up);
     forwarder_.release(connection.down);
     for (const Leg* leg : {&connection.client_leg, &connection.endpoint_leg}) {
@@ -379,8 +380,15 @@ void TcpProxy::service_changed(WorkerService& service) {
         if (const auto refused = readmit(service, connection.client.ip, connection.admission))
             end(connection, *refused, true);
         else if (connection.stage == Stage::established)
-            timeout(connection);  // ends it or sets its timer by the new idle timeout
+            settle(connection);
     });
+}
+
+// An established connection goes by the new view.
+void TcpProxy::settle(Connection& connection) {
+    withdraw(connection);
+    queue(connection);    // what waited for its turn asks again
+    timeout(connection);  // ends it or sets its timer by the new idle timeout
 }
 
 void TcpProxy::end_all(WorkerService& service, Verdict reason) {

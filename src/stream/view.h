@@ -26,6 +26,10 @@ struct ServiceView {
     std::shared_ptr<PathState> no_path;             // counts what found no endpoint
     std::shared_ptr<const flow::Origin> no_origin;  // and names it in flow records
     Duration idle_timeout;
+    Priority priority = Priority::p3;
+    // Where its bytes take turns; null: they do not.
+    ShapedService* shaped_up = nullptr;
+    ShapedService* shaped_down = nullptr;
     bool listening = true;  // false: the service is gone from the snapshot, only its connections are left
 };
 

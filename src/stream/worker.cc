@@ -28,11 +28,12 @@ uint64_t random_seed() {
 }  // namespace
 
 Worker::Worker(unsigned index, const StreamSettings& settings, telemetry::Log& log, DescriptorBudget& descriptors,
-               flow::Sink& flows)
+               Shapers& shapers, flow::Sink& flows)
     : context_{.worker = index,
                .epoll = checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1"),
                .log = log,
                .descriptors = descriptors,
+               .shapers = shapers,
                .random = Random(random_seed()),
                .now = Clock::now(),
                .finished = {}},
@@ -71,6 +72,7 @@ void Worker::run() {
         accept_again();
         tcp_.run_due();
         udp_.run_due();
+        take_turns();
         end_removed_services();
         finish_turn();
     }
@@ -91,6 +93,8 @@ TimePoint Worker::next_due() const {
     if (!unfinished_.empty()) return context_.now;
     TimePoint due = std::min(tcp_.next_due(), udp_.next_due());
     if (!paused_.empty()) due = std::min(due, paused_until_);
+    for (const bool up : {true, false})
+        due = std::min(due, context_.shapers.at(up).due(context_.worker));
     return std::min(due, removed_due_);
 }
 
@@ -128,6 +132,18 @@ void Worker::accept(Listener& listener) {
                  "connections wait in the kernel's backlog; raise LimitNOFILE (ulimit -n) or lower limits.connections");
     paused_.push_back(&listener);
     paused_until_ = context_.now + accept_pause;
+}
+
+// What waited to be read, and may be now.
+void Worker::take_turns() {
+    for (const bool up : {true, false}) {
+        Shaper& shaper = context_.shapers.at(up);
+        if (shaper.due(context_.worker) > context_.now) continue;
+        shaper.run(context_.worker, context_.now, granted_);
+        for (ShapedFlow* flow : granted_)
+            tcp_.granted(*flow);
+        granted_.clear();
+    }
 }
 
 void Worker::accept_again() {
@@ -168,9 +184,13 @@ void Worker::run_on(const std::function<void()>& task) {
         std::lock_guard lock(tasks_mutex_);
         tasks_.push_back({&task, &done});
     }
+    wake();
+    done.get_future().wait();
+}
+
+void Worker::wake() {
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = write(mailbox_, &one, sizeof one);  // an eventfd refuses only overflow
-    done.get_future().wait();
 }
 
 void Worker::read_mailbox() {

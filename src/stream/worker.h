@@ -37,13 +37,15 @@ struct WorkerPlan {
 class Worker {
   public:
     Worker(unsigned index, const StreamSettings& settings, telemetry::Log& log, DescriptorBudget& descriptors,
-           flow::Sink& flows);
+           Shapers& shapers, flow::Sink& flows);
     ~Worker();  // ends what is left with Verdict::drained, and joins
     Worker(const Worker&) = delete;
     Worker& operator=(const Worker&) = delete;
 
     // From any other thread: runs `task` on the worker's thread between two turns, and waits for it.
     void run_on(const std::function<void()>& task);
+
+    void wake();  // any thread: another turn, now
 
     // On the worker's thread only, by run_on().
     void apply(const WorkerPlan& plan);
@@ -61,6 +63,7 @@ class Worker {
     void read_mailbox();
     void accept(Listener& listener);
     void accept_again();
+    void take_turns();
     void end_removed_services();
     void settle();
     void finish_turn();
@@ -84,6 +87,7 @@ class Worker {
     TcpProxy tcp_;
     UdpProxy udp_;
     std::vector<epoll_event> events_;
+    std::vector<ShapedFlow*> granted_;
     TimePoint removed_due_ = TimePoint::max();  // when the first removed service is over
     bool mail_ = false;
 

@@ -1,0 +1,71 @@
+// Step 2, admit, for bytes: where a service is shaped, a direction reads what it was given a turn for, and no more.
+#include <sys/ioctl.h>
+
+#include <algorithm>
+
+#include "stream/tcp.h"
+
+namespace marchproxy::stream {
+
+namespace {
+
+// What waits to be read. At least the end of the input, or an error, where that was announced.
+uint32_t waiting_at(Leg& source) {
+    int bytes = 0;
+    if (ioctl(source.descriptor, FIONREAD, &bytes) != 0 || bytes <= 0) bytes = source.hangup ? 1 : 0;
+    if (bytes == 0) source.readable = false;  // the next bytes raise an edge
+    return static_cast<uint32_t>(bytes);
+}
+
+}  // namespace
+
+Pumped TcpProxy::pump(Connection& connection, bool up) {
+    ShapedService* const shaped = up ? connection.service->view->shaped_up : connection.service->view->shaped_down;
+    if (shaped) return pump_in_turns(connection, up, *shaped);
+    Direction& direction = up ? connection.up : connection.down;
+    Leg &source = up ? connection.client_leg : connection.endpoint_leg,
+        &sink = up ? connection.endpoint_leg : connection.client_leg;
+    size_t budget = Forwarder::turn_budget;
+    return forwarder_.pump(connection, up, direction, source, sink, context_.now, budget);
+}
+
+Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, ShapedService& service) {
+    Direction& direction = up ? connection.up : connection.down;
+    Leg &source = up ? connection.client_leg : connection.endpoint_leg,
+        &sink = up ? connection.endpoint_leg : connection.client_leg;
+    if (!direction.shaped) {
+        direction.shaped = std::make_unique<ShapedFlow>(connection, up, context_.worker);
+        forwarder_.pace(direction, source);
+    }
+    ShapedFlow& flow = *direction.shaped;
+    Shaper& shaper = context_.shapers.at(up);
+    for (size_t moved = 0; moved < Forwarder::turn_budget;) {
+        size_t budget = flow.granted;
+        const Pumped result = forwarder_.pump(connection, up, direction, source, sink, context_.now, budget);
+        moved += flow.granted - budget;
+        if (budget > 0) shaper.give_back(flow, static_cast<uint32_t>(budget));
+        flow.granted = 0;
+        if (result != Pumped::again) return result;
+        if (flow.waiting() || flow.on_desk) return Pumped::blocked;
+        const uint32_t wanted = waiting_at(source);
+        if (wanted == 0) return Pumped::blocked;
+        flow.granted = shaper.request(flow, service.at(connection.service->view->priority),
+                                      std::min(wanted, service.quantum()), context_.now);
+        if (flow.granted == 0) return Pumped::blocked;
+    }
+    return Pumped::again;
+}
+
+void TcpProxy::granted(ShapedFlow& flow) {
+    forward(*flow.connection);
+}
+
+void TcpProxy::withdraw(Connection& connection) {
+    for (Direction* direction : {&connection.up, &connection.down}) {
+        if (!direction->shaped) continue;
+        context_.shapers.at(direction == &connection.up).withdraw(*direction->shaped);
+        direction->shaped.reset();
+    }
+}
+
+}  // namespace marchproxy::stream
