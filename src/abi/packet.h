@@ -21,7 +21,7 @@ namespace marchproxy::abi {
 // --- limits --------------------------------------------------------------------------------------------------------
 
 // Raised with every change of a shape here or of what it means: maps of another revision are not gone on with.
-enum { packet_revision = 6 };
+enum { packet_revision = 7 };
 
 enum {
     max_packet_services = 1 << 14,   // bits of an identity

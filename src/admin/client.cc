@@ -234,6 +234,9 @@ void add_read_commands(CLI::App& app, std::ostream& out, std::ostream& error, in
     commands.add("paths", "the ways to its endpoints", [](HttpClient& client, const Options& options) {
         return fetch(client, "/api/v1/paths", options, paths_report);
     });
+    commands.add(
+        "qos", "rates, queues and delays, by service, direction and priority",
+        [](HttpClient& client, const Options& options) { return fetch(client, "/api/v1/qos", options, qos_report); });
     const auto [flows_command, flows_options] =
         commands.add("flows", "open and finished connections and sessions", flows);
     flows_command->add_option("--service", flows_options->service, "only of this service");

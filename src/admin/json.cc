@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <unordered_map>
@@ -91,6 +92,25 @@ Json service_json(const telemetry::ServiceStatus& service, const Service* config
             {"results", by_verdict(totals.results)},
             {"dropped", by_verdict(service.dropped)},
             {"endpoints", std::move(endpoints)}};
+}
+
+Json rate_json(const std::optional<Rate>& rate) {
+    return rate ? Json(rate->bits_per_second) : Json();
+}
+
+Json qos_class_json(const std::string& service, const telemetry::QosStatus& of) {
+    return {{"service", service},
+            {"direction", of.up ? "up" : "down"},
+            {"priority", name_of(of.priority)},
+            {"rate", rate_json(of.rate)},
+            {"guarantee", rate_json(of.guarantee)},
+            {"offered", std::llround(of.offered)},
+            {"delivered", std::llround(of.delivered)},
+            {"processed_bytes", of.processed_bytes},
+            {"queued_bytes", of.queued_bytes},
+            {"dropped", of.dropped_full + of.dropped_late},
+            {"marked", of.marked},
+            {"delay_seconds", seconds(of.delay)}};
 }
 
 Json path_json(const Path& path, const PathHealth& health) {
@@ -221,6 +241,14 @@ Json services_json(const Status& status, const Snapshot* snapshot) {
         else if (shown(service, nullptr))
             result.push_back(service_json(service, nullptr));
     }
+    return result;
+}
+
+nlohmann::json qos_json(const Status& status) {
+    Json result = Json::array();
+    for (const telemetry::ServiceStatus& service : status.services)
+        for (const telemetry::QosStatus& of : service.qos)
+            result.push_back(qos_class_json(service.name, of));
     return result;
 }
 

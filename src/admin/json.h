@@ -15,6 +15,9 @@ nlohmann::json status_json(const View& view);
 nlohmann::json services_json(const Status& status, const Snapshot* snapshot);
 nlohmann::json paths_json(const Status& status, const Snapshot* snapshot);
 
+// By service, direction (up: client to endpoint) and priority; empty where qos is off.
+nlohmann::json qos_json(const Status& status);
+
 // Open flows first, then finished ones, each sorted as asked; together at most `query.limit`.
 nlohmann::json flows_json(const View& view, const flow::Query& query);
 

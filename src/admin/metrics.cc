@@ -1,6 +1,7 @@
 #include "admin/metrics.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <string>
 #include <unordered_map>
@@ -69,6 +70,31 @@ void fill_service(MetricSet& set, const telemetry::ServiceStatus& service, std::
     }
 }
 
+// The two directions of a priority are one series.
+void fill_qos(MetricSet& set, const telemetry::ServiceStatus& service) {
+    std::map<Priority, telemetry::QosStatus> priorities;
+    for (const telemetry::QosStatus& of : service.qos) {
+        telemetry::QosStatus& sum = priorities[of.priority];
+        sum.processed_bytes += of.processed_bytes;
+        sum.queued_bytes += of.queued_bytes;
+        sum.dropped_full += of.dropped_full;
+        sum.dropped_late += of.dropped_late;
+        sum.marked += of.marked;
+        sum.delay = std::max(sum.delay, of.delay);
+    }
+    for (const auto& [priority, sum] : priorities) {
+        const std::string_view name = name_of(priority);
+        set.add(Metric::marchproxy_qos_bytes_processed_total, {service.name, name}, sum.processed_bytes);
+        set.add(Metric::marchproxy_qos_queue_depth, {service.name, name}, sum.queued_bytes);
+        set.add(Metric::marchproxy_qos_delay_seconds, {service.name, name},
+                std::chrono::duration<double>(sum.delay).count());
+        set.add(Metric::marchproxy_qos_ecn_marked_total, {service.name, name}, sum.marked);
+        for (const auto& [reason, count] :
+             {std::pair(Verdict::queue_full, sum.dropped_full), std::pair(Verdict::queue_delay, sum.dropped_late)})
+            set.add(Metric::marchproxy_qos_packets_dropped_total, {service.name, name, name_of(reason)}, count);
+    }
+}
+
 // A name may resolve to several addresses: one series then, up when one of them is.
 void fill_endpoints(MetricSet& set, const telemetry::ServiceStatus& service) {
     std::vector<const telemetry::EndpointStatus*> first;
@@ -131,6 +157,7 @@ void fill(MetricSet& set, const View& view) {
         const auto policy = policies.find(service.name);
         fill_service(set, service, policy == policies.end() ? std::string_view() : policy->second);
         fill_endpoints(set, service);
+        fill_qos(set, service);
     }
     fill_dropped(set, "", "packet", status.packet.dropped);
     if (snapshot) fill_paths(set, status, *snapshot);

@@ -207,6 +207,31 @@ std::string paths_report(const Json& paths) {
     return table.empty() ? "no path is configured\n" : table.text();
 }
 
+std::string qos_report(const Json& qos) {
+    if (qos.empty()) return "qos is off: set qos.enabled: true, or --enable-qos\n";
+    Table table({{"SERVICE"},
+                 {"DIRECTION"},
+                 {"PRIORITY"},
+                 {"RATE", Align::right},
+                 {"GUARANTEE", Align::right},
+                 {"OFFERED", Align::right},
+                 {"DELIVERED", Align::right},
+                 {"QUEUED", Align::right},
+                 {"DROPPED", Align::right},
+                 {"MARKED", Align::right},
+                 {"DELAY", Align::right}});
+    const auto rate = [](const Json& bits) {
+        return bits.is_null() ? std::string("-") : human_rate(bits.get<double>());
+    };
+    for (const Json& of : qos)
+        table.add({text_of(of.at("service")), text_of(of.at("direction")), text_of(of.at("priority")),
+                   rate(of.at("rate")), rate(of.at("guarantee")), human_rate(of.at("offered").get<double>()),
+                   human_rate(of.at("delivered").get<double>()), human_bytes(of.at("queued_bytes").get<double>()),
+                   number_of(of.at("dropped")), number_of(of.at("marked")),
+                   human_duration(of.at("delay_seconds").get<double>())});
+    return table.text();
+}
+
 std::string flows_report(const Json& flows) {
     Table table({{"SERVICE"},
                  {"CLIENT"},

@@ -128,6 +128,7 @@ struct Server::Implementation {
     void get_status(const Request& request, Response& response);
     void get_services(const Request& request, Response& response);
     void get_paths(const Request& request, Response& response);
+    void get_qos(const Request& request, Response& response);
     void get_flows(const Request& request, Response& response);
     void get_config(const Request& request, Response& response);
     void get_events(const Request& request, Response& response);
@@ -153,6 +154,7 @@ void Server::Implementation::route(const Request& request, Response& response) {
         {"/status", &Implementation::get_status},        {"/api/v1/services", &Implementation::get_services},
         {"/api/v1/paths", &Implementation::get_paths},   {"/api/v1/flows", &Implementation::get_flows},
         {"/api/v1/config", &Implementation::get_config}, {"/api/v1/events", &Implementation::get_events},
+        {"/api/v1/qos", &Implementation::get_qos},
     };
     const auto page = std::find_if(std::begin(pages), std::end(pages),
                                    [&](const Page& candidate) { return candidate.path == request.path; });
@@ -224,6 +226,10 @@ void Server::Implementation::get_services(const Request&, Response& response) {
 void Server::Implementation::get_paths(const Request&, Response& response) {
     const SnapshotPointer snapshot = view.snapshot();
     answer(response, 200, paths_json(view.status(), snapshot.get()));
+}
+
+void Server::Implementation::get_qos(const Request&, Response& response) {
+    answer(response, 200, qos_json(view.status()));
 }
 
 void Server::Implementation::get_flows(const Request& request, Response& response) {

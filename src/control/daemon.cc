@@ -229,6 +229,7 @@ class Daemon::Implementation final : public admin::View {
         if (packet_->turn() && !draining()) publisher_->share_out_again();
         follow_successor();
         follow_drain();
+        measure();
         beat();
     }
 
@@ -239,6 +240,7 @@ class Daemon::Implementation final : public admin::View {
         for (const int descriptor : packet_->descriptors())
             descriptors.push_back({descriptor, POLLIN, 0});
         TimePoint next = std::min({admin_retry_at_, beat_at_, packet_->due()});
+        if (board_.snapshot()->settings.qos.enabled) next = std::min(next, measure_at_);
         if (successor_) next = std::min(next, successor_deadline_);
         if (draining()) next = std::min(next, Clock::now() + drain_check);
         int timeout = -1;
@@ -390,6 +392,14 @@ class Daemon::Implementation final : public admin::View {
         packet_.reset();
     }
 
+    // What qos shows as rates.
+    void measure() {
+        const TimePoint now = Clock::now();
+        if (now < measure_at_) return;
+        stream_->measure(now);
+        measure_at_ = now + seconds(1);
+    }
+
     void beat() {
         if (!beat_interval_ || Clock::now() < beat_at_) return;
         tell_manager(notifier_.watchdog());
@@ -476,6 +486,7 @@ class Daemon::Implementation final : public admin::View {
     TimePoint admin_retry_at_ = TimePoint::max();
 
     std::optional<Duration> beat_interval_ = Notifier::watchdog_interval_from_environment();
+    TimePoint measure_at_ = Clock::now();
     TimePoint beat_at_ = beat_interval_ ? Clock::now() : TimePoint::max();
 
     bool successor_of_another_ = false;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/dscp.h"
+
 namespace marchproxy {
 
 namespace {
@@ -21,6 +23,10 @@ const Service* Snapshot::find_service(std::string_view name) const {
 
 Priority priority_of(const Service& service, const QosSettings& qos) {
     return service.qos.priority.value_or(qos.default_priority);
+}
+
+uint8_t dscp_of(const Service& service, const QosSettings& qos) {
+    return service.qos.dscp.value_or(dscp_of(priority_of(service, qos)));
 }
 
 Duration idle_timeout_of(const Service& service, const StreamSettings& stream) {

@@ -243,7 +243,9 @@ struct Snapshot {
 
 using SnapshotPointer = std::shared_ptr<const Snapshot>;
 
+// What the service is treated as, and marked with, where nothing says otherwise.
 Priority priority_of(const Service& service, const QosSettings& qos);
+uint8_t dscp_of(const Service& service, const QosSettings& qos);
 
 // How long a connection, session or flow of the service may be silent, on whichever plane.
 Duration idle_timeout_of(const Service& service, const StreamSettings& stream);

@@ -72,11 +72,8 @@ Reason by_limits(const Service& service, const Surroundings& around) {
     return {};
 }
 
-Reason by_qos(const Service& service, const Surroundings&) {
-    const ServiceQos& qos = service.qos;
-    if (qos.rate.up || qos.rate.down || qos.guarantee.up || qos.guarantee.down || qos.burst)
-        return "qos.rate, guarantee and burst are not in the packet plane yet";
-    if (qos.dscp || qos.ecn || qos.trust) return "qos.dscp, ecn and trust are not in the packet plane yet";
+Reason by_qos(const Service&, const Surroundings& around) {
+    if (around.settings->qos.enabled) return "qos.enabled: rates, priorities and marks are not in the packet plane yet";
     return {};
 }
 

@@ -44,8 +44,8 @@ const Row rows[] = {
     {"a long time", "6h", [](Service& s, World&) { s.idle_timeout = std::chrono::hours(6); }},
     {"a long time for all", "5h",
      [](Service&, World& w) { w.snapshot.settings.stream.idle_timeout = std::chrono::hours(5); }},
-    {"rates", "qos.rate", [](Service& s, World&) { s.qos.rate.up = Rate{1'000'000}; }},
-    {"marks", "qos.dscp", [](Service& s, World&) { s.qos.dscp = 46; }},
+    {"rates that rest", "", [](Service& s, World&) { s.qos.rate.up = Rate{1'000'000}; }},
+    {"qos", "qos.enabled", [](Service&, World& w) { w.snapshot.settings.qos.enabled = true; }},
     {"dsr", "",
      [](Service& s, World&) {
          s.forwarding = Forwarding::dsr;

@@ -12,14 +12,17 @@ constexpr std::array<uint32_t, priorities> room{8, 4, 2, 1};
 
 }  // namespace
 
-PacketQueues::PacketQueues(Scheduler& scheduler, uint32_t capacity)
+PacketQueues::PacketQueues(Scheduler& scheduler, uint32_t packets, uint64_t bytes)
     : scheduler_(scheduler),
-      packets_(capacity),
-      flows_(std::make_unique<FlowQueue[]>(capacity)),
-      buckets_(std::bit_ceil(capacity * 2), none),
-      free_count_(capacity) {
-    assert(capacity > 0);
-    for (uint32_t i = 0; i + 1 < capacity; ++i)
+      packets_(packets),
+      flows_(std::make_unique<FlowQueue[]>(packets)),
+      buckets_(std::bit_ceil(packets * 2), none),
+      free_count_(packets),
+      free_bytes_(bytes) {
+    assert(packets > 0);
+    for (uint32_t i = 0; i < packets; ++i)
+        flows_[i].is_queue = true;
+    for (uint32_t i = 0; i + 1 < packets; ++i)
         packets_[i].next = flows_[i].next = i + 1;
 }
 
@@ -67,16 +70,19 @@ bool PacketQueues::enqueue(QueuedClass& to, uint32_t flow_hash, const QueuedPack
     QueueCounters& counters = to.counters;
     ++counters.offered_packets;
     counters.offered_bytes += packet.bytes;
-    const auto priority = static_cast<size_t>(to.of->priority());
-    FlowQueue* flow = free_count_ ? &find_or_make(to, flow_hash) : nullptr;
-    if (!flow || flow->packets >= uint64_t{free_count_} * room[priority]) {
+    FlowQueue* flow = free_count_ && packet.bytes <= free_bytes_ ? &find_or_make(to, flow_hash) : nullptr;
+    const uint32_t share = room[static_cast<size_t>(to.of->priority())];
+    if (!flow || flow->packets >= uint64_t{free_count_} * share || flow->bytes > free_bytes_ * share) {
         ++counters.dropped_full;
+        counters.dropped_bytes += packet.bytes;
         return false;
     }
     const uint32_t index = free_packet_;
     Packet& place = packets_[index];
     free_packet_ = place.next;
     --free_count_;
+    free_bytes_ -= packet.bytes;
+    flow->bytes += packet.bytes;
     place = {.queued = packet, .arrived = scheduler_.time(now), .next = none};
     if (flow->packets++ == 0) {
         flow->first = index;
@@ -104,10 +110,11 @@ bool PacketQueues::take(ScheduledFlow& turn, TimePoint time, QueuedPacket& packe
     Packet& head = packets_[flow.first];
     const Duration now = scheduler_.time(time);
     const bool drop = signals(flow, head, now);
-    counters.delay = now - head.arrived;
+    counters.waited(now - head.arrived);
     packet = pop(flow);
     if (drop) {
         ++counters.dropped_late;
+        counters.dropped_bytes += packet.bytes;
         scheduler_.give_back(flow, packet.bytes);
     } else {
         ++counters.sent_packets;
@@ -126,6 +133,7 @@ bool PacketQueues::signals(FlowQueue& flow, Packet& head, Duration now) {
     const Duration sojourn = now - head.arrived;
     const bool last = flow.packets == 1 || flow.owner->counters.queued_bytes <= full_packet;
     const bool late = flow.codel.signals(sojourn, last, now, aqm.codel);
+    if (sojourn > aqm.longest && !last) return true;
     const bool shallow = head.queued.ecn == Ecn::l4s && aqm.ecn && !last && sojourn > aqm.l4s_threshold;
     if (!late && !shallow) return false;
     if (!aqm.ecn || head.queued.ecn == Ecn::not_capable) return true;
@@ -142,6 +150,8 @@ QueuedPacket PacketQueues::pop(FlowQueue& flow) {
     packet.next = free_packet_;
     free_packet_ = index;
     ++free_count_;
+    free_bytes_ += packet.queued.bytes;
+    flow.bytes -= packet.queued.bytes;
     --flow.owner->counters.queued_packets;
     flow.owner->counters.queued_bytes -= packet.queued.bytes;
     return packet.queued;

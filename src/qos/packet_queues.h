@@ -38,6 +38,9 @@ struct QueuedPacket {
 struct AqmSettings {
     CoDelSettings codel;
     Duration l4s_threshold = std::chrono::milliseconds(1);
+    // What waited longer is dropped, marked or not: CoDel alone takes many seconds to tame a sender that does not
+    // listen.
+    Duration longest = std::chrono::milliseconds(100);
     bool ecn = true;  // false: dropped, whatever could be marked
 };
 
@@ -48,8 +51,11 @@ struct QueueCounters {
     uint64_t marked = 0;        // CE
     uint64_t dropped_late = 0;  // by CoDel
     uint64_t dropped_full = 0;  // no room
+    uint64_t dropped_bytes = 0;
     uint64_t queued_packets = 0, queued_bytes = 0;
-    Duration delay{0};  // of what was sent last
+    Duration delay{0};  // of what was sent lately: the mean, the latest counting for an eighth
+
+    void waited(Duration time) { delay += (time - delay) / 8; }
 };
 
 // A class as these queues see it: the scheduler's, how delay is held, and what was counted.
@@ -61,8 +67,8 @@ struct QueuedClass {
 
 class PacketQueues {
   public:
-    // Room for `capacity` packets.
-    PacketQueues(Scheduler& scheduler, uint32_t capacity);
+    // Room for `packets` of together `bytes`.
+    PacketQueues(Scheduler& scheduler, uint32_t packets, uint64_t bytes);
     ~PacketQueues();  // drops what is left
 
     // False: there was no room, and it was counted; the packet stays the caller's.
@@ -94,6 +100,7 @@ class PacketQueues {
         uint32_t hash = 0;
         uint32_t first = none, last = none;  // packets
         uint32_t packets = 0;
+        uint64_t bytes = 0;
         uint32_t next = none;  // in its bucket, or among the free
         CoDel codel;
     };
@@ -108,6 +115,7 @@ class PacketQueues {
     std::unique_ptr<FlowQueue[]> flows_;
     std::vector<uint32_t> buckets_;  // the first flow of each
     uint32_t free_packet_ = 0, free_flow_ = 0, free_count_;
+    uint64_t free_bytes_;
 };
 
 }  // namespace marchproxy::qos

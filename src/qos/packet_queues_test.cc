@@ -19,8 +19,8 @@ LinkLimits link_of(uint64_t rate) {
 }
 
 struct World {
-    explicit World(uint64_t rate, uint32_t capacity = 4096)
-        : scheduler(link_of(rate), start), queues(scheduler, capacity) {}
+    explicit World(uint64_t rate, uint32_t packets = 4096, uint64_t bytes = 100'000'000)
+        : scheduler(link_of(rate), start), queues(scheduler, packets, bytes) {}
 
     QueuedClass make(Priority priority, AqmSettings aqm = {}) {
         return {.of = &scheduler.add({}, start).at(priority), .aqm = aqm};
@@ -68,7 +68,8 @@ struct Sender {
 
 struct Path {
     std::vector<Duration> delays;  // in the queue, after a second
-    uint64_t bytes = 0, drops = 0, marks = 0;
+    uint64_t bytes = 0, marks = 0;
+    uint64_t drops = 0;  // after a second
 };
 
 // One sender through the queue for ten seconds, its packets 1,500 bytes.
@@ -97,7 +98,7 @@ Path run(Sender sender, uint64_t rate, Duration round_trip, const AqmSettings& a
             path.marks += congested;
             answers.emplace(now + round_trip, congested);
         }
-        path.drops += world.dropped.size();
+        if (now > 1s) path.drops += world.dropped.size();
         for ([[maybe_unused]] const QueuedPacket& packet : world.dropped)
             answers.emplace(now + round_trip, true);
         world.dropped.clear();
@@ -195,6 +196,20 @@ TEST(PacketQueues, AFloodFindsItsOwnEndAndNobodyElses) {
     EXPECT_EQ(world.queues.free(), 1024U);
 }
 
+TEST(PacketQueues, ASenderThatDoesNotListenHasNoLongQueueEither) {
+    World world(10'000'000);
+    QueuedClass of = world.make(Priority::p2);
+    std::map<uint64_t, TimePoint> sent;
+    uint64_t number = 0;
+    for (TimePoint now = start; now < start + 3s; now += 600us) {  // 20 Mbit/s
+        sent[++number] = now;
+        world.queues.enqueue(of, 1, {.handle = number, .bytes = 1500, .ecn = Ecn::classic}, now);
+        for (const QueuedPacket& packet : world.all(now))
+            EXPECT_LE(now - sent[packet.handle], 102ms);
+    }
+    EXPECT_NEAR(static_cast<double>(of.counters.sent_bytes) * 8 / 3, 10e6, 0.2e6);
+}
+
 TEST(PacketQueues, AFullHouseIsNoCatastrophe) {
     World world(1'000'000, 2);
     QueuedClass of = world.make(Priority::p0);
@@ -207,6 +222,18 @@ TEST(PacketQueues, AFullHouseIsNoCatastrophe) {
         left += world.all(now).size();
     EXPECT_EQ(left + world.dropped.size(), 2U);
     EXPECT_EQ(of.counters.queued_bytes, 0U);
+}
+
+TEST(PacketQueues, RoomIsBoundedInBytesToo) {
+    World world(1'000'000, 1000, 100'000);
+    QueuedClass large = world.make(Priority::p3), small = world.make(Priority::p3);
+    for (uint32_t i = 0; i < 100; ++i)
+        world.queues.enqueue(large, 1, {.handle = i, .bytes = 9000}, start);
+    EXPECT_LE(large.counters.queued_bytes, 63'000U);
+    EXPECT_GE(large.counters.queued_bytes, 45'000U);
+    for (uint32_t i = 0; i < 10; ++i)
+        EXPECT_TRUE(world.queues.enqueue(small, 1, {.handle = i, .bytes = 1500}, start));
+    EXPECT_FALSE(world.queues.enqueue(small, 2, {.handle = 0, .bytes = 90'000}, start));
 }
 
 }  // namespace

@@ -66,6 +66,7 @@ struct ScheduledFlow : Link<ScheduledFlow> {
     uint32_t wanted = 0;  // bytes of its next item
     int32_t deficit = 0;
     TurnBy turn_by = TurnBy::spare;  // what its last turn was charged to
+    bool is_queue = false;           // of packets, one of qos/packet_queues.h
     bool waiting() const { return linked(); }
 };
 

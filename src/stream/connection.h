@@ -40,6 +40,7 @@ struct Connection : qos::Timer {  // the timer: header, connect or idle timeout,
     Stage stage = Stage::header;
     bool client_watched = false;  // by epoll
     bool keepalive = false;       // probes for a dead peer were asked for
+    uint8_t dscp = 0;             // what both legs send with
     bool queued = false;          // used up its budget, or its worker's attention is otherwise due
 };
 

@@ -45,6 +45,15 @@ void add_source(msghdr& header, const IpAddress& source) {
     }
 }
 
+// To segments of `segment` bytes, from where the caller says, with what mark it says.
+void write_control(msghdr& header, const Way& way, uint32_t segment, uint8_t traffic_class) {
+    if (segment > 0) add_control(header, SOL_UDP, UDP_SEGMENT, static_cast<uint16_t>(segment));
+    if (way.source) add_source(header, *way.source);
+    if (way.marked && way.is_v4) add_control(header, IPPROTO_IP, IP_TOS, static_cast<int>(traffic_class));
+    if (way.marked && !way.is_v4) add_control(header, IPPROTO_IPV6, IPV6_TCLASS, static_cast<int>(traffic_class));
+    if (header.msg_controllen == 0) header.msg_control = nullptr;
+}
+
 void read_control(msghdr& header, Datagram& datagram) {
     for (cmsghdr* entry = CMSG_FIRSTHDR(&header); entry; entry = CMSG_NXTHDR(&header, entry)) {
         if (entry->cmsg_level == SOL_UDP && entry->cmsg_type == UDP_GRO) {
@@ -60,6 +69,12 @@ void read_control(msghdr& header, Datagram& datagram) {
             in6_pktinfo info;
             std::memcpy(&info, CMSG_DATA(entry), sizeof info);
             std::memcpy(datagram.to.bytes.data(), &info.ipi6_addr, 16);
+        } else if (entry->cmsg_level == IPPROTO_IP && entry->cmsg_type == IP_TOS) {
+            std::memcpy(&datagram.traffic_class, CMSG_DATA(entry), 1);
+        } else if (entry->cmsg_level == IPPROTO_IPV6 && entry->cmsg_type == IPV6_TCLASS) {
+            int traffic_class = 0;
+            std::memcpy(&traffic_class, CMSG_DATA(entry), sizeof traffic_class);
+            datagram.traffic_class = static_cast<uint8_t>(traffic_class);
         }
     }
 }
@@ -90,6 +105,13 @@ void DatagramBatch::report_destination(int descriptor, bool is_v4) {
         set_option(descriptor, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
 }
 
+void DatagramBatch::report_traffic_class(int descriptor, bool is_v4, bool wanted) {
+    if (is_v4)
+        set_option(descriptor, IPPROTO_IP, IP_RECVTOS, wanted);
+    else
+        set_option(descriptor, IPPROTO_IPV6, IPV6_RECVTCLASS, wanted);
+}
+
 int DatagramBatch::receive(int descriptor) {
     for (size_t i = 0; i < capacity; ++i)
         in_[i].msg_hdr = {.msg_name = &in_names_[i],
@@ -106,7 +128,7 @@ int DatagramBatch::receive(int descriptor) {
     if (got < 0) return errno == EAGAIN ? 0 : -errno;
     for (size_t i = 0; i < static_cast<size_t>(got); ++i) {
         Datagram& datagram = datagrams_[i];
-        datagram = {.bytes = memory_ + i * buffer_size, .size = in_[i].msg_len, .segment = in_[i].msg_len};
+        datagram = {{.bytes = memory_ + i * buffer_size, .size = in_[i].msg_len, .segment = in_[i].msg_len}, {}, {}};
         if (in_[i].msg_hdr.msg_namelen > 0) datagram.from = SocketAddress::from(in_names_[i]);
         read_control(in_[i].msg_hdr, datagram);
     }
@@ -121,44 +143,57 @@ void DatagramBatch::append(Chain& chain, int index) {
     chain.last = index;
 }
 
+std::span<const Piece> DatagramBatch::pieces(const Chain& chain) {
+    chained_.clear();
+    for (int index = chain.first; index >= 0; index = (*this)[index].next)
+        chained_.push_back((*this)[index]);
+    return chained_;
+}
+
+// --- sending -------------------------------------------------------------------------------------------------------
+
 // Joins neighbours of equal size into runs. A shorter datagram may only close a run (udp(7)).
-void DatagramBatch::add_piece(std::byte* bytes, uint32_t size, uint32_t segment, const RunLimits& limits) {
-    const uint32_t count = size == 0 ? 1 : (size + segment - 1) / segment;
+void DatagramSender::add_piece(const Piece& piece, const RunLimits& limits) {
+    const uint32_t size = piece.size, segment = piece.segment, count = piece.count();
     if (!runs_.empty()) {
         Run& run = runs_.back();
-        const bool is_open = run.size == run.segment * run.datagrams;
+        const bool is_open = run.size == run.segment * run.datagrams && run.traffic_class == piece.traffic_class;
         if (is_open && size > 0 && run.segment > 0 && segment <= run.segment &&
             (segment == run.segment || count == 1) && run.segment <= limits.largest_segment &&
             run.datagrams + count <= most_segments && run.size + size <= most_run_bytes) {
             run.pieces += 1;
             run.size += size;
             run.datagrams += count;
-            pieces_.push_back({bytes, size});
+            pieces_.push_back({piece.bytes, size});
             return;
         }
     }
-    runs_.push_back({.first_piece = pieces_.size(), .pieces = 1, .segment = segment, .size = size, .datagrams = count});
-    pieces_.push_back({bytes, size});
+    runs_.push_back({.first_piece = pieces_.size(),
+                     .pieces = 1,
+                     .segment = segment,
+                     .size = size,
+                     .datagrams = count,
+                     .traffic_class = piece.traffic_class});
+    pieces_.push_back({piece.bytes, size});
 }
 
-void DatagramBatch::plan(const Chain& chain, const RunLimits& limits) {
+void DatagramSender::plan(std::span<const Piece> pieces, const RunLimits& limits) {
     runs_.clear();
     pieces_.clear();
-    for (int index = chain.first; index >= 0; index = (*this)[index].next) {
-        const Datagram& datagram = (*this)[index];
-        if (datagram.size <= datagram.segment || datagram.segment <= limits.largest_segment) {
-            add_piece(datagram.bytes, datagram.size, datagram.segment, limits);
+    for (const Piece& piece : pieces) {
+        if (piece.size <= piece.segment || piece.segment <= limits.largest_segment) {
+            add_piece(piece, limits);
             continue;
         }
         // A joined run that may not leave as one.
-        for (uint32_t offset = 0; offset < datagram.size; offset += datagram.segment) {
-            const uint32_t size = std::min(datagram.segment, datagram.size - offset);
-            add_piece(datagram.bytes + offset, size, size, limits);
+        for (uint32_t offset = 0; offset < piece.size; offset += piece.segment) {
+            const uint32_t size = std::min(piece.segment, piece.size - offset);
+            add_piece({piece.bytes + offset, size, size, piece.traffic_class}, limits);
         }
     }
 }
 
-void DatagramBatch::prepare(size_t index, const Run& run, const Way& way, sockaddr_storage& to, socklen_t to_size) {
+void DatagramSender::prepare(size_t index, const Run& run, const Way& way, sockaddr_storage& to, socklen_t to_size) {
     msghdr& header = out_[index].msg_hdr;
     header = {.msg_name = way.to ? &to : nullptr,
               .msg_namelen = way.to ? to_size : 0,
@@ -167,13 +202,11 @@ void DatagramBatch::prepare(size_t index, const Run& run, const Way& way, sockad
               .msg_control = out_control_[index].bytes.data(),
               .msg_controllen = 0,
               .msg_flags = 0};
-    if (run.datagrams > 1) add_control(header, SOL_UDP, UDP_SEGMENT, static_cast<uint16_t>(run.segment));
-    if (way.source) add_source(header, *way.source);
-    if (header.msg_controllen == 0) header.msg_control = nullptr;
+    write_control(header, way, run.datagrams > 1 ? run.segment : 0, run.traffic_class);
 }
 
-SendResult DatagramBatch::send(const Chain& chain, const Way& way, RunLimits& limits) {
-    plan(chain, limits);
+SendResult DatagramSender::send(std::span<const Piece> pieces, const Way& way, RunLimits& limits) {
+    plan(pieces, limits);
     sockaddr_storage to;
     const socklen_t to_size = way.to ? way.to->to(to) : 0;
     out_.resize(runs_.size());
@@ -227,9 +260,9 @@ SendResult DatagramBatch::send(const Chain& chain, const Way& way, RunLimits& li
     return result;
 }
 
-SendResult DatagramBatch::send_singly(const Run& run, const Way& way, sockaddr_storage& to, socklen_t to_size) {
+SendResult DatagramSender::send_singly(const Run& run, const Way& way, sockaddr_storage& to, socklen_t to_size) {
     SendResult result;
-    Control control;
+    DatagramControl control;
     for (size_t piece = run.first_piece; piece < run.first_piece + run.pieces; ++piece) {
         for (size_t offset = 0; offset < pieces_[piece].iov_len; offset += run.segment) {
             iovec part{static_cast<std::byte*>(pieces_[piece].iov_base) + offset,
@@ -241,7 +274,7 @@ SendResult DatagramBatch::send_singly(const Run& run, const Way& way, sockaddr_s
                           .msg_control = control.bytes.data(),
                           .msg_controllen = 0,
                           .msg_flags = 0};
-            if (way.source) add_source(header, *way.source);
+            write_control(header, way, 0, run.traffic_class);
             if (sendmsg(way.descriptor, &header, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) {
                 ++result.datagrams;
                 result.bytes += part.iov_len;

@@ -37,13 +37,14 @@ class DatagramsTest : public ::testing::Test {
         for (int i = 0; i < got; ++i)
             batch.append(chain, i);
         const SocketAddress to = local_address(receiver);
-        return batch.send(chain, {.descriptor = out, .to = &to}, limits);
+        return sender_of_runs.send(batch.pieces(chain), {.descriptor = out, .to = &to}, limits);
     }
 
     Fd middle = bound_socket(SOCK_DGRAM, SOCK_NONBLOCK), receiver = bound_socket(SOCK_DGRAM, SOCK_NONBLOCK);
     Fd out = bound_socket(SOCK_DGRAM, SOCK_NONBLOCK);
     Fd sender = connect_to(local_address(middle), SOCK_DGRAM);
     DatagramBatch batch;
+    DatagramSender sender_of_runs;
 };
 
 TEST_F(DatagramsTest, CarriesEverySizeAndKeepsTheOrder) {
@@ -100,7 +101,7 @@ TEST_F(DatagramsTest, CountsWhatTheKernelRefuses) {
         batch.append(chain, i);
     const SocketAddress nowhere = loopback(0);
     RunLimits limits;
-    const SendResult result = batch.send(chain, {.descriptor = out, .to = &nowhere}, limits);
+    const SendResult result = sender_of_runs.send(batch.pieces(chain), {.descriptor = out, .to = &nowhere}, limits);
     EXPECT_EQ(result.datagrams, 0u);
     EXPECT_EQ(result.unsent, static_cast<uint64_t>(got));
     EXPECT_EQ(result.error, EINVAL);

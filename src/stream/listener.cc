@@ -8,6 +8,8 @@
 #include <climits>
 #include <cstring>
 
+#include "stream/datagrams.h"
+#include "stream/marking.h"
 #include "stream/sockets.h"
 
 namespace marchproxy::stream {
@@ -94,8 +96,11 @@ Result<int> open_listener(const Service& service) {
     return socket.release();
 }
 
-void refresh_listener(int descriptor, const Service& service) {
-    if (service.protocol != Protocol::tcp) return;
+void refresh_listener(int descriptor, const Service& service, const QosSettings& qos) {
+    const bool is_v4 = service.listen.ip.is_v4();
+    if (service.protocol == Protocol::udp) return DatagramBatch::report_traffic_class(descriptor, is_v4, qos.enabled);
+    mark(descriptor, is_v4, qos.enabled ? dscp_of(service, qos) : 0);
+    remember_mark(descriptor, is_v4, qos.enabled && service.qos.trust);
     limit_segments(descriptor, service);
     listen(descriptor, backlog_of(service));
 }

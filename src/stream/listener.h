@@ -20,8 +20,8 @@ struct Listener {
 // Binds and, for TCP, listens. Errors say which service and address, and what to do.
 Result<int> open_listener(const Service& service);
 
-// Of a TCP socket that listens already: limits.backlog and mss as a reload has them.
-void refresh_listener(int descriptor, const Service& service);
+// Of a socket that is open already: limits.backlog, mss and marks as a reload has them.
+void refresh_listener(int descriptor, const Service& service, const QosSettings& qos);
 
 // SO_REUSEPORT would let two proxies share a port unseen: this asks without it whether somebody holds the port.
 Result<void> check_free(const Service& service);

@@ -12,6 +12,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "stream/qos_status.h"
 #include "stream/view.h"
 #include "stream/worker.h"
 
@@ -32,15 +33,15 @@ Place place_of(const Service& service) {
 
 // Where a service's bytes take turns in one direction; null: nothing holds them back.
 ShapedService* shaped(std::unique_ptr<ShapedService>& place, Shaper& shaper, const QosSettings& qos,
-                      const std::optional<Rate>& rate, const std::optional<Rate>& guarantee,
-                      const std::optional<Bytes>& burst) {
+                      const ServiceQos& wanted, const std::optional<Rate>& rate, const std::optional<Rate>& guarantee) {
     if (!qos.enabled || (!rate && !qos.link_rate)) return nullptr;
     const uint32_t quantum = std::min(quantum_for(rate), quantum_for(qos.link_rate));
-    const qos::ServiceLimits limits{.ceiling = rate, .guarantee = guarantee, .burst = burst, .quantum = quantum};
+    const qos::ServiceLimits limits{.ceiling = rate, .guarantee = guarantee, .burst = wanted.burst, .quantum = quantum};
+    const qos::AqmSettings aqm{.ecn = wanted.ecn};
     if (place)
-        place->configure(limits);
+        place->configure(limits, aqm);
     else
-        place = std::make_unique<ShapedService>(shaper, limits);
+        place = std::make_unique<ShapedService>(shaper, limits, aqm);
     return place.get();
 }
 
@@ -85,6 +86,7 @@ struct Plane::Implementation {
     SnapshotPointer snapshot;
     Resolution resolution;
     bool accepting = true;
+    TimePoint measured = Clock::now();
     std::vector<std::unique_ptr<Worker>> workers;  // last: they end before what they use
 
     Result<void> open_listeners(const Snapshot& wanted, OpenedSockets& opened);
@@ -159,11 +161,14 @@ ServiceViewPointer Plane::Implementation::make_view(const SnapshotPointer& from,
                                                           .priority = priority_of(service, snapshot->settings.qos),
                                                           .policy = service.routing.policy});
     view->idle_timeout = idle_timeout_of(service, from->settings.stream);
-    view->priority = priority_of(service, from->settings.qos);
-    view->shaped_up = shaped(state->shaped_up, shapers.up, from->settings.qos, service.qos.rate.up,
-                             service.qos.guarantee.up, service.qos.burst);
-    view->shaped_down = shaped(state->shaped_down, shapers.down, from->settings.qos, service.qos.rate.down,
-                               service.qos.guarantee.down, service.qos.burst);
+    const QosSettings& qos = from->settings.qos;
+    const ServiceQos& wanted = service.qos;
+    view->priority = priority_of(service, qos);
+    view->marks = qos.enabled;
+    view->trusts = qos.enabled && wanted.trust;
+    view->dscp = qos.enabled ? dscp_of(service, qos) : 0;
+    view->shaped_up = shaped(state->shaped_up, shapers.up, qos, wanted, wanted.rate.up, wanted.guarantee.up);
+    view->shaped_down = shaped(state->shaped_down, shapers.down, qos, wanted, wanted.rate.down, wanted.guarantee.down);
     std::vector<routing::Candidate> candidates;
     for (const auto& [endpoint, address] : resolved_endpoints(service, resolution)) {
         view->endpoints.push_back(endpoint_of(service, *state, *endpoint, address));
@@ -202,7 +207,7 @@ void Plane::Implementation::refresh_listeners() const {
     for (const Service& service : snapshot->services)
         if (const auto found = listeners.find(place_of(service)); found != listeners.end())
             for (const int descriptor : found->second)
-                refresh_listener(descriptor, service);
+                refresh_listener(descriptor, service, snapshot->settings.qos);
 }
 
 // --- taking over a snapshot ----------------------------------------------------------------------------------------
@@ -363,6 +368,7 @@ telemetry::ServiceStatus Plane::Implementation::service_status(const ServiceView
                                     .priority = priority_of(service, snapshot->settings.qos),
                                     .listening = accepting};
     add_counters(*view.state, status);
+    if (view.settings->qos.enabled) status.qos = qos_status(view);
     for (size_t i = 0; i < view.endpoints.size(); ++i) {
         const EndpointRuntime& endpoint = *view.endpoints[i];
         const int error = endpoint.last_error.load(std::memory_order_relaxed);
@@ -401,6 +407,15 @@ std::vector<std::string> Plane::Implementation::notes() const {
         notes.push_back(fmt::format("descriptors: {} of {} in use; raise LimitNOFILE (ulimit -n)", descriptors.used(),
                                     descriptors.limit()));
     return notes;
+}
+
+void Plane::measure(TimePoint now) {
+    Implementation& plane = *implementation_;
+    std::lock_guard lock(plane.mutex);
+    const Duration elapsed = now - std::exchange(plane.measured, now);
+    if (elapsed <= Duration(0) || !plane.snapshot || !plane.snapshot->settings.qos.enabled) return;
+    for (const ServiceViewPointer& view : plane.views)
+        stream::measure(*view->state, elapsed);
 }
 
 Status Plane::status() const {

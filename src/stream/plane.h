@@ -47,6 +47,9 @@ class Plane {
     // All listening sockets. They stay the plane's, and are valid until the next apply or stop_accepting.
     std::vector<ListeningSocket> listeners() const;
 
+    // Looks at what moved since the last call, for the rates that status() tells. To be called about once a second.
+    void measure(TimePoint now);
+
     Status status() const;
     std::vector<flow::Record> active_flows(const flow::Query& query) const;
 

@@ -47,10 +47,10 @@ Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, ShapedService& s
         flow.granted = 0;
         if (result != Pumped::again) return result;
         if (flow.waiting() || flow.on_desk) return Pumped::blocked;
-        const uint32_t wanted = waiting_at(source);
-        if (wanted == 0) return Pumped::blocked;
-        flow.granted = shaper.request(flow, service.at(connection.service->view->priority),
-                                      std::min(wanted, service.quantum()), context_.now);
+        const uint32_t backlog = waiting_at(source);
+        if (backlog == 0) return Pumped::blocked;
+        const Priority priority = connection.service->view->priority_of(static_cast<uint8_t>(connection.dscp << 2));
+        flow.granted = shaper.request(flow, service.at(priority), backlog, service.quantum(), context_.now);
         if (flow.granted == 0) return Pumped::blocked;
     }
     return Pumped::again;

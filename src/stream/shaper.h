@@ -17,7 +17,7 @@
 #include <optional>
 #include <vector>
 
-#include "qos/scheduler.h"
+#include "qos/packet_queues.h"
 
 namespace marchproxy::stream {
 
@@ -32,7 +32,30 @@ struct ShapedFlow : qos::ScheduledFlow {
     bool on_desk = false;  // it was given its turn, and its worker has not looked yet
     unsigned worker;
     uint32_t granted = 0;  // bytes it may read
+    uint32_t backlog = 0;  // bytes that wait, while it does
+    qos::QueuedClass* counted = nullptr;
     TimePoint asked;
+};
+
+// A datagram that takes turns, or some of equal size together. Its owner keeps it until it comes back.
+struct ShapedPacket {
+    unsigned worker = 0;  // whose desk it comes to
+    uint32_t bytes = 0;
+    uint32_t flow_hash = 0;
+    qos::QueuedClass* of = nullptr;
+    qos::Ecn ecn = qos::Ecn::not_capable;  // marked meanwhile, where that was due
+};
+
+// What is for one worker.
+struct Turns {
+    std::vector<ShapedFlow*> flows;
+    std::vector<ShapedPacket*> packets;
+    std::vector<ShapedPacket*> dropped;  // waited too long
+    void clear() {
+        flows.clear();
+        packets.clear();
+        dropped.clear();
+    }
 };
 
 class Shaper;
@@ -40,19 +63,21 @@ class Shaper;
 // A service's place in a shaper.
 class ShapedService {
   public:
-    ShapedService(Shaper& shaper, const qos::ServiceLimits& limits);
-    ~ShapedService();  // none of its flows may wait
+    ShapedService(Shaper& shaper, const qos::ServiceLimits& limits, const qos::AqmSettings& aqm);
+    ~ShapedService();  // none of its TCP flows may wait; what packets do is given up
     ShapedService(const ShapedService&) = delete;
     ShapedService& operator=(const ShapedService&) = delete;
 
-    void configure(const qos::ServiceLimits& limits);
-    qos::TrafficClass& at(Priority priority) { return scheduled_.at(priority); }
+    void configure(const qos::ServiceLimits& limits, const qos::AqmSettings& aqm);
+    qos::QueueCounters counters(Priority priority);  // any thread
+    qos::QueuedClass& at(Priority priority) { return queued_[static_cast<size_t>(priority)]; }
     // The most a flow may ask for at once.
     uint32_t quantum() const { return quantum_.load(std::memory_order_relaxed); }
 
   private:
     Shaper& shaper_;
     qos::ScheduledService& scheduled_;
+    std::array<qos::QueuedClass, qos::priorities> queued_;  // under the shaper's lock
     std::atomic<uint32_t> quantum_;
 };
 
@@ -63,16 +88,20 @@ class Shaper {
 
     void configure(const qos::LinkLimits& limits);
 
-    // How much of `wanted` (at most the service's quantum) the flow may read now. 0: it waits, and comes to the
-    // worker's desk. To be asked only by a flow that neither waits nor has something left.
-    uint32_t request(ShapedFlow& flow, qos::TrafficClass& of, uint32_t wanted, TimePoint now);
+    // How much of `backlog`, at most `quantum`, the flow may read now. 0: it waits, and comes to the worker's desk. To
+    // be asked only by a flow that neither waits nor has something left.
+    uint32_t request(ShapedFlow& flow, qos::QueuedClass& of, uint32_t backlog, uint32_t quantum, TimePoint now);
     // Of its last turn, what the flow did not read.
     void give_back(ShapedFlow& flow, uint32_t unused);
     // It does not want any more, or not as it did.
     void withdraw(ShapedFlow& flow);
 
-    // Gives turns to those whose time has come; whoever is the worker's is appended to `granted`.
-    void run(unsigned worker, TimePoint now, std::vector<ShapedFlow*>& granted);
+    // Queues the packets, in order. Those for which there was no room are left in `packets`; the others are no longer
+    // the caller's. Fills `turns` with what is for the worker, but flows.
+    void put(unsigned worker, std::vector<ShapedPacket*>& packets, TimePoint now, Turns& turns);
+
+    // Gives turns to those whose time has come. Fills `turns` with what is for the worker.
+    void run(unsigned worker, TimePoint now, Turns& turns);
     // When the worker is to call run(): at once where something lies on its desk.
     TimePoint due(unsigned worker) const {
         const Desk& desk = desks_[worker];
@@ -85,10 +114,12 @@ class Shaper {
     struct alignas(64) Desk {
         std::atomic<bool> filled{false};
         TimePoint due = TimePoint::max();  // its worker's own
-        std::vector<ShapedFlow*> granted;  // under the lock
+        Turns turns;                       // under the lock
     };
 
     void look_again();
+    void filled(unsigned whose, unsigned worker);
+    static void waits_no_more(ShapedFlow& flow);
     bool give_turns(ShapedFlow* asking, unsigned worker, TimePoint now);
 
     const std::function<void(unsigned)> wake_;
@@ -96,7 +127,8 @@ class Shaper {
 
     std::mutex mutex_;  // over all below
     qos::Scheduler scheduler_;
-    TimePoint watched_ = TimePoint::max();  // when the first worker comes back by itself
+    std::unique_ptr<qos::PacketQueues> queues_;  // made by the first packet: room that only datagrams need
+    TimePoint watched_ = TimePoint::max();       // when the first worker comes back by itself
 };
 
 // Both directions: up is client to endpoint.

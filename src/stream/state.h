@@ -36,6 +36,7 @@ struct alignas(64) ServiceSlot {
     std::array<Counter, verdict_count> dropped;
     Counter failovers;
     Counter received_datagrams, sent_datagrams;
+    std::array<Counter, qos::priorities> received_by_priority, sent_by_priority;  // bytes
     Histogram duration;
 };
 
@@ -53,6 +54,12 @@ struct EndpointRuntime {
     std::shared_ptr<PathState> path;
     routing::EndpointState state;
     std::atomic<int> last_error{0};  // errno of the latest failed connect; 0 after a success
+};
+
+// How fast a service's traffic of one priority and direction came and went lately; bits a second.
+struct Meter {
+    uint64_t offered_bytes = 0, delivered_bytes = 0;  // up to the last look
+    double offered = 0, delivered = 0;
 };
 
 struct ServiceState {
@@ -73,6 +80,7 @@ struct ServiceState {
     // Control thread and admin threads only.
     mutable std::mutex mutex;
     std::map<std::string, std::shared_ptr<PathState>> paths;
+    std::array<Meter, qos::priorities> meters_up, meters_down;
 };
 
 }  // namespace marchproxy::stream

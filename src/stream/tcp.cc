@@ -8,6 +8,7 @@
 
 #include "stream/account.h"
 #include "stream/choose.h"
+#include "stream/marking.h"
 #include "stream/proxy_protocol.h"
 #include "stream/sockets.h"
 
@@ -97,6 +98,7 @@ void TcpProxy::begin(Listener& listener, int descriptor, const SocketAddress& cl
     connection->started = connection->last_activity = context_.now;
     service.connections.add(*connection);
     ++active_;
+    mark_client(*connection);
 
     if (service.service().accept_proxy_protocol) {
         // Who it is for is not known yet, but it takes a place: as many as may be served may also wait.
@@ -106,6 +108,16 @@ void TcpProxy::begin(Listener& listener, int descriptor, const SocketAddress& cl
         return;
     }
     if (admit_client(*connection)) connect_endpoint(*connection);
+}
+
+// An accepted socket has its listener's mark; where the client's is trusted, that one.
+void TcpProxy::mark_client(Connection& connection) {
+    const ServiceView& view = *connection.service->view;
+    connection.dscp = view.dscp;
+    if (!view.trusts) return;
+    const bool is_v4 = view.service->listen.ip.is_v4();
+    connection.dscp = arrived_mark(connection.client_leg.descriptor, is_v4).value_or(view.dscp);
+    if (connection.dscp != view.dscp) mark(connection.client_leg.descriptor, is_v4, connection.dscp);
 }
 
 bool TcpProxy::admit_client(Connection& connection) {
@@ -143,6 +155,7 @@ int TcpProxy::start_attempt(Connection& connection) {
     if (descriptor < 0) return errno;
     const StreamSettings& settings = connection.service->view->settings->stream;
     send_at_once(descriptor);
+    if (connection.dscp) mark(descriptor, connection.endpoint->address.ip.is_v4(), connection.dscp);
     if (connection.service->service().mss) limit_segments(descriptor, connection.service->service());
     if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) != 0 && errno != EINPROGRESS) {
         const int error = errno;
@@ -248,6 +261,10 @@ void TcpProxy::forward(Connection& connection) {
         PathSlot& slot = connection.endpoint->path->slots[context_.worker];
         slot.received_bytes.add(up_moved);
         slot.sent_bytes.add(down_moved);
+        const Priority priority = connection.service->view->priority_of(static_cast<uint8_t>(connection.dscp << 2));
+        ServiceSlot& service = connection.service->slot();
+        service.received_by_priority[static_cast<size_t>(priority)].add(up_moved);
+        service.sent_by_priority[static_cast<size_t>(priority)].add(down_moved);
     }
 
     if (up == Pumped::source_failed) return end(connection, Verdict::client_reset, true);
@@ -386,6 +403,12 @@ void TcpProxy::service_changed(WorkerService& service) {
 
 // An established connection goes by the new view.
 void TcpProxy::settle(Connection& connection) {
+    const ServiceView& view = *connection.service->view;
+    if (!view.trusts && connection.dscp != view.dscp) {
+        connection.dscp = view.dscp;
+        mark(connection.client_leg.descriptor, view.service->listen.ip.is_v4(), view.dscp);
+        mark(connection.endpoint_leg.descriptor, connection.endpoint->address.ip.is_v4(), view.dscp);
+    }
     withdraw(connection);
     queue(connection);    // what waited for its turn asks again
     timeout(connection);  // ends it or sets its timer by the new idle timeout

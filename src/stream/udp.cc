@@ -35,6 +35,8 @@ UdpProxy::UdpProxy(Context& context) : context_(context), timers_(context.now), 
 
 UdpProxy::~UdpProxy() {
     assert(sessions_.empty());
+    for (Session* session : ended_)  // what waits for its turn does not get it any more
+        delete session;
 }
 
 // --- client to endpoint --------------------------------------------------------------------------------------------
@@ -54,7 +56,7 @@ void UdpProxy::receive(Listener& listener) {
     }
     listener.service->slot().received_datagrams.add(datagrams);
     for (Session* session : touched_) {
-        if (!session->ended) send_up(*session);
+        if (!session->ended) pass(*session, true, batch_->pieces(session->chain));
         session->chain = {};
     }
     touched_.clear();
@@ -82,7 +84,7 @@ Session* UdpProxy::begin(Listener& listener, const Key& key) {
     if (const auto refused = admit(service, key.client.ip, context_.now, admission)) return drop(*refused);
     if (!context_.descriptors.take(1)) return drop(Verdict::descriptors);
     std::shared_ptr<EndpointRuntime> endpoint = choose(context_, service, key.client.ip, {});
-    const int descriptor = endpoint ? connect_to(*endpoint) : -1;
+    const int descriptor = endpoint ? connect_to(*endpoint, service.view->marks) : -1;
     if (descriptor < 0) {
         const int error = errno;
         context_.descriptors.give_back(1);
@@ -97,6 +99,7 @@ Session* UdpProxy::begin(Listener& listener, const Key& key) {
     session->asked = key.asked;
     session->descriptor = descriptor;
     session->admission = admission;
+    session->number = static_cast<uint32_t>(context_.random());
     session->started = session->last_activity = context_.now;
     service.sessions.add(*session);
     session->endpoint->state.active.fetch_add(1, std::memory_order_relaxed);
@@ -109,7 +112,7 @@ Session* UdpProxy::begin(Listener& listener, const Key& key) {
     return nullptr;
 }
 
-int UdpProxy::connect_to(const EndpointRuntime& endpoint) {
+int UdpProxy::connect_to(const EndpointRuntime& endpoint, bool marks) {
     sockaddr_storage address;
     const socklen_t size = endpoint.address.to(address);
     const int descriptor = socket(address.ss_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -117,20 +120,12 @@ int UdpProxy::connect_to(const EndpointRuntime& endpoint) {
     set_option(descriptor, SOL_SOCKET, SO_RCVBUF, buffer_bytes);
     set_option(descriptor, SOL_SOCKET, SO_SNDBUF, buffer_bytes);
     DatagramBatch::enable_runs(descriptor);
+    if (marks) DatagramBatch::report_traffic_class(descriptor, endpoint.address.ip.is_v4(), true);
     if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0) return descriptor;
     const int error = errno;
     close(descriptor);
     errno = error;
     return -1;
-}
-
-void UdpProxy::send_up(Session& session) {
-    const SendResult result = batch_->send(session.chain, {.descriptor = session.descriptor}, session.up_limits);
-    session.received_bytes += result.bytes;
-    session.last_activity = context_.now;
-    session.endpoint->path->slots[context_.worker].received_bytes.add(result.bytes);
-    count_unsent(session, result);
-    if (result.error == ECONNREFUSED) endpoint_failed(session, result.error);
 }
 
 // --- endpoint to client --------------------------------------------------------------------------------------------
@@ -151,15 +146,51 @@ void UdpProxy::receive(Session& session) {
         session.answered = true;
         account_success(context_, *session.service, *session.endpoint);
     }
-    const Way way{.descriptor = session.listener->descriptor,
-                  .to = &session.client,
-                  .source = session.listener->any_address ? &session.asked : nullptr};
-    const SendResult result = batch_->send(chain, way, session.down_limits);
-    session.sent_bytes += result.bytes;
+    pass(session, false, batch_->pieces(chain));
+}
+
+// --- both ways -----------------------------------------------------------------------------------------------------
+
+void UdpProxy::pass(Session& session, bool up, std::span<const Piece> pieces) {
+    const ServiceView& view = *session.service->view;
     session.last_activity = context_.now;
-    session.endpoint->path->slots[context_.worker].sent_bytes.add(result.bytes);
-    session.service->slot().sent_datagrams.add(result.datagrams);
+    if (ShapedService* shaped = up ? view.shaped_up : view.shaped_down)
+        shape(session, up, *shaped, pieces);
+    else
+        send(session, up, pieces);
+}
+
+// A listener and a session's socket are of one family each: that of the address they are bound or connected to.
+Way UdpProxy::way_to(const Session& session, bool up) const {
+    const bool marked = session.service->view->marks;
+    if (up) return {.descriptor = session.descriptor, .is_v4 = session.endpoint->address.ip.is_v4(), .marked = marked};
+    return {.descriptor = session.listener->descriptor,
+            .to = &session.client,
+            .source = session.listener->any_address ? &session.asked : nullptr,
+            .is_v4 = session.client.ip.is_v4(),
+            .marked = marked};
+}
+
+void UdpProxy::send(Session& session, bool up, std::span<const Piece> pieces) {
+    const Way way = way_to(session, up);
+    const ServiceView& view = *session.service->view;
+    // Of a batch the first counts for all: they are of one sender.
+    const auto priority = static_cast<size_t>(view.priority_of(pieces.front().traffic_class));
+    if (way.marked) {
+        marked_.assign(pieces.begin(), pieces.end());
+        for (Piece& piece : marked_)
+            piece.traffic_class = view.traffic_class_of(piece.traffic_class);
+        pieces = marked_;
+    }
+    const SendResult result = sender_.send(pieces, way, up ? session.up_limits : session.down_limits);
+    PathSlot& slot = session.endpoint->path->slots[context_.worker];
+    (up ? session.received_bytes : session.sent_bytes) += result.bytes;
+    (up ? slot.received_bytes : slot.sent_bytes).add(result.bytes);
+    ServiceSlot& service = session.service->slot();
+    (up ? service.received_by_priority : service.sent_by_priority)[priority].add(result.bytes);
+    if (!up) service.sent_datagrams.add(result.datagrams);
     count_unsent(session, result);
+    if (up && result.error == ECONNREFUSED) endpoint_failed(session, result.error);
 }
 
 void UdpProxy::count_unsent(Session& session, const SendResult& result) {
@@ -208,9 +239,11 @@ void UdpProxy::run_due() {
 }
 
 void UdpProxy::end_turn() {
-    for (Session* session : ended_)
+    std::erase_if(ended_, [](Session* session) {
+        if (session->waiting > 0) return false;
         delete session;
-    ended_.clear();
+        return true;
+    });
 }
 
 void UdpProxy::service_changed(WorkerService& service) {
@@ -218,8 +251,15 @@ void UdpProxy::service_changed(WorkerService& service) {
         if (const auto refused = readmit(service, session.client.ip, session.admission))
             end(session, *refused);
         else
-            timers_.arm(session, session.last_activity + service.view->idle_timeout);
+            settle(session);
     });
+}
+
+// A session goes by the new view.
+void UdpProxy::settle(Session& session) {
+    const ServiceView& view = *session.service->view;
+    DatagramBatch::report_traffic_class(session.descriptor, session.endpoint->address.ip.is_v4(), view.marks);
+    timers_.arm(session, session.last_activity + view.idle_timeout);
 }
 
 void UdpProxy::end_all(WorkerService& service, Verdict reason) {

@@ -3,7 +3,7 @@
 // kernel can, in runs of equal size that pass the stack as one (UDP_GRO, UDP_SEGMENT: udp(7), kernel 5.0 and 4.18).
 //
 // A datagram that finds no room in a socket's buffer is dropped and counted: UDP promises no more, and holding it back
-// would delay the others.
+// would delay the others. Where the service is shaped, datagrams wait for their turn (udp_shaping.cc).
 #pragma once
 
 #include <memory>
@@ -19,6 +19,17 @@
 
 namespace marchproxy::stream {
 
+struct Session;
+
+// Datagrams that wait for their turn.
+struct Parcel : ShapedPacket {
+    Session* session = nullptr;
+    bool up = false;
+    bool waits = false;  // in the shaper
+    Piece piece;         // in the batch, or below once it has to wait
+    std::vector<std::byte> store;
+};
+
 struct Session : qos::Timer {  // the timer: idle
     WorkerService* service = nullptr;
     Listener* listener = nullptr;  // where the client's datagrams come in and the replies leave
@@ -31,6 +42,8 @@ struct Session : qos::Timer {  // the timer: idle
     Admission admission;
     bool answered = false;
     bool ended = false;
+    uint32_t number = 0;   // tells its datagrams apart from other sessions'
+    uint32_t waiting = 0;  // its parcels in the shaper; it is not freed before they are back
     RunLimits up_limits, down_limits;
     uint64_t received_bytes = 0, sent_bytes = 0;
     TimePoint started, last_activity;
@@ -46,6 +59,7 @@ class UdpProxy {
     void receive(Listener& listener);
     void receive(Session& session);
     void run_due();
+    void take_turns(const Turns& turns);
     void end_turn();
     TimePoint next_due() const { return timers_.next_expiry().value_or(TimePoint::max()); }
 
@@ -71,8 +85,20 @@ class UdpProxy {
 
     Session* find_or_begin(Listener& listener, const Datagram& datagram);
     Session* begin(Listener& listener, const Key& key);
-    int connect_to(const EndpointRuntime& endpoint);
-    void send_up(Session& session);
+    static int connect_to(const EndpointRuntime& endpoint, bool marks);
+    void settle(Session& session);
+    void pass(Session& session, bool up, std::span<const Piece> pieces);
+    void send(Session& session, bool up, std::span<const Piece> pieces);
+    Way way_to(const Session& session, bool up) const;
+
+    // udp_shaping.cc
+    void shape(Session& session, bool up, ShapedService& service, std::span<const Piece> pieces);
+    void add_parcel(Session& session, bool up, ShapedService& service, const Piece& piece);
+    void take_back(Parcel& parcel);
+    void send_parcels(std::span<ShapedPacket* const> packets);
+    void drop_parcels(std::span<ShapedPacket* const> packets, Verdict reason);
+    Parcel& new_parcel();
+
     void count_unsent(Session& session, const SendResult& result);
     void endpoint_failed(Session& session, int error);
     void end(Session& session, Verdict reason);
@@ -82,6 +108,12 @@ class UdpProxy {
     bool accepting_ = true;
     qos::TimerWheel<std::chrono::milliseconds> timers_;
     std::unique_ptr<DatagramBatch> batch_;  // made by the first datagram: 2 MiB that only UDP needs
+    DatagramSender sender_;
+    std::vector<Piece> marked_, out_;
+    std::vector<std::unique_ptr<Parcel>> parcels_;  // all there are
+    std::vector<Parcel*> free_parcels_;
+    std::vector<ShapedPacket*> put_, refused_;
+    Turns turns_;
     std::unordered_map<Key, Session*, Hash> sessions_;
     std::vector<Session*> touched_, ended_;
 };

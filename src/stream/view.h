@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "model/dscp.h"
 #include "model/prefix_set.h"
 #include "model/snapshot.h"
 #include "routing/selector.h"
@@ -27,9 +28,20 @@ struct ServiceView {
     std::shared_ptr<const flow::Origin> no_origin;  // and names it in flow records
     Duration idle_timeout;
     Priority priority = Priority::p3;
+    bool marks = false;  // what is sent, with `dscp`, or with what came in where that is trusted
+    bool trusts = false;
+    uint8_t dscp = 0;  // 0 where nothing is marked
     // Where its bytes take turns; null: they do not.
     ShapedService* shaped_up = nullptr;
     ShapedService* shaped_down = nullptr;
+
+    // The traffic class of what is sent, and the priority of what came in, by the traffic class it came with. ECN's two
+    // bits stay what they are.
+    uint8_t traffic_class_of(uint8_t arrived) const {
+        return trusts ? arrived : static_cast<uint8_t>(dscp << 2 | (arrived & 3));
+    }
+    Priority priority_of(uint8_t arrived) const { return trusts ? marchproxy::priority_of(arrived >> 2) : priority; }
+
     bool listening = true;  // false: the service is gone from the snapshot, only its connections are left
 };
 

@@ -139,10 +139,11 @@ void Worker::take_turns() {
     for (const bool up : {true, false}) {
         Shaper& shaper = context_.shapers.at(up);
         if (shaper.due(context_.worker) > context_.now) continue;
-        shaper.run(context_.worker, context_.now, granted_);
-        for (ShapedFlow* flow : granted_)
+        given_.clear();
+        shaper.run(context_.worker, context_.now, given_);
+        udp_.take_turns(given_);
+        for (ShapedFlow* flow : given_.flows)
             tcp_.granted(*flow);
-        granted_.clear();
     }
 }
 

@@ -87,7 +87,7 @@ class Worker {
     TcpProxy tcp_;
     UdpProxy udp_;
     std::vector<epoll_event> events_;
-    std::vector<ShapedFlow*> granted_;
+    Turns given_;
     TimePoint removed_due_ = TimePoint::max();  // when the first removed service is over
     bool mail_ = false;
 

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,18 @@ struct PathCounters {
     HistogramValues connect_latency;
 };
 
+// A service's traffic of one direction and priority, as qos has it.
+struct QosStatus {
+    bool up = true;  // client to endpoint
+    Priority priority = Priority::p3;
+    std::optional<Rate> rate, guarantee;                      // of the service, all its priorities together
+    double offered = 0, delivered = 0;                        // bits a second, over the last second
+    uint64_t processed_bytes = 0;                             // delivered, since the process began
+    uint64_t queued_bytes = 0;                                // wait for their turn
+    uint64_t dropped_full = 0, dropped_late = 0, marked = 0;  // packets
+    Duration delay{0};                                        // what waiting for a turn took lately
+};
+
 struct ServiceStatus {
     std::string name;
     Protocol protocol = Protocol::tcp;
@@ -52,6 +65,7 @@ struct ServiceStatus {
     HistogramValues duration;
     std::vector<PathCounters> paths;
     std::vector<EndpointStatus> endpoints;
+    std::vector<QosStatus> qos;  // empty where qos is off
 };
 
 // Adds what the other plane has counted of the same service: one that changes its plane goes on counting, and is shown

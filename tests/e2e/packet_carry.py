@@ -127,7 +127,9 @@ class Carry(PacketPlane):
                 running.stop()
                 self.detach(running)
 
-    SHORT = (["-P", "8"], ["-R"], ["-u", "-b", "50M", "--bidir"])
+    # What an emulated processor carries of datagrams is its own affair: less is asked of it.
+    RATE, RATE_BOTH = f"{100 / proxy.PATIENCE:.0f}M", f"{50 / proxy.PATIENCE:.0f}M"
+    SHORT = (["-P", "8"], ["-R"], ["-u", "-b", RATE_BOTH, "--bidir"])
 
     def serve_iperf3(self):
         with inside(self.server):
@@ -156,11 +158,11 @@ class Carry(PacketPlane):
         for name in ("", "6"):
             self.assert_in_kernel(running, f"tcp{name}")
             self.assertGreater(running.service(f"tcp{name}")["received_bytes"], 5_000_000)
-            self.assertGreater(running.service(f"udp{name}")["sent_bytes"], 1_000_000)
+            self.assertGreater(running.service(f"udp{name}")["sent_bytes"], 1_000_000 / proxy.PATIENCE)
 
     @proxy.requires("iperf3")
     def test_iperf3_both_ways(self):
-        four = [(VIP, options) for options in ([], ["-R"], ["-P", "8"], ["-u", "-b", "100M"], ["-u", "-b", "100M", "-R"])]
+        four = [(VIP, options) for options in ([], ["-R"], ["-P", "8"], ["-u", "-b", self.RATE], ["-u", "-b", self.RATE, "-R"])]
         self.check_iperf3(four + [(VIP6, options) for options in self.SHORT])
 
     @proxy.requires("iperf3")
