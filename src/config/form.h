@@ -156,6 +156,26 @@ inline constexpr TextForm metric_kind{"counter, gauge, histogram", [](std::strin
 inline constexpr TextForm trace_reason{"error, slow",
                                        [](std::string_view text) { return text == "error" || text == "slow"; }};
 
+// A pace of bits that can be told apart from standing still, and one beyond all links there are.
+inline constexpr Rate slowest_rate{1000}, fastest_rate{100'000'000'000'000};
+
+// A rate that stands for both directions.
+struct BothForm {
+    template <class T>
+    Form<T> form() const {
+        const Form<Rate> one = between(slowest_rate, fastest_rate).form<Rate>();
+        Form<T> form;
+        form.range = one.range;
+        form.parse = [parse = one.parse](std::string_view text) -> Result<T> {
+            const Result<Rate> rate = parse(text);
+            if (!rate) return Error{rate.error()};
+            return T{*rate, *rate};
+        };
+        return form;
+    }
+};
+inline constexpr BothForm both_directions;
+
 // DSCP marks by name (RFC 2474, 2597, 3246, 5865, 8622) or number.
 struct DscpForm {
     template <class T>

@@ -227,8 +227,21 @@ INSTANTIATE_TEST_SUITE_P(
         Row{service("qos: { rate: 1Gbps, guarantee: 2Gbps }"),
             "f:2:34: services[0].qos.guarantee: 2Gbps is more than the rate, 1Gbps"},
         Row{"qos: { link_rate: 1Gbps }\n" + service("qos: { guarantee: { down: 2Gbps } }"),
-            "f:3:21: services[0].qos.guarantee: the guarantees up to here add up to 2Gbps; qos.link_rate is 1Gbps"},
-        Row{"qos: { floors: { P1: 50%, P2: 30%, P3: 21% } }", "f:1:16: qos.floors: add up to 101%"},
+            "f:3:21: services[0].qos.guarantee: the guarantees up to here add up to 2Gbps with qos.floors; "
+            "qos.link_rate "
+            "is 1Gbps"},
+        Row{"qos: { link_rate: 1Gbps, floors: { P0: 5% } }", "f:1:36: qos.floors.P0: is not a key"},
+        Row{"qos: { link_rate: 1Gbps, floors: { P2: 60% } }\n" +
+                service("qos: { priority: P1, guarantee: { up: 500Mbps } }"),
+            "f:3:35: services[0].qos.guarantee: the guarantees up to here add up to 1.1Gbps with qos.floors"},
+        Row{service("qos: { guarantee: 1Gbps }"), "f:2:21: services[0].qos.guarantee: needs qos.link_rate"},
+        Row{"qos: { floors: { P3: 5% } }", "f:1:16: qos.floors: needs qos.link_rate"},
+        Row{service("qos: { rate: 0Mbps }"), "f:2:16: services[0].qos.rate: \"0Mbps\" is out of range"},
+        Row{service("qos: { rate: 999999Gbps }"), "f:2:16: services[0].qos.rate: \"999999Gbps\" is out of range"},
+        Row{service("qos: { rate: -1Mbps }"), "f:2:16: services[0].qos.rate: \"-1Mbps\" is not a rate"},
+        Row{service("qos: { burst: 100B }"), "f:2:17: services[0].qos.burst: \"100B\" is out of range"},
+        Row{service("qos: { burst: 2GB }"), "f:2:17: services[0].qos.burst: \"2GB\" is out of range"},
+        Row{"qos: { link_rate: 1Gbps, floors: { P1: 50%, P2: 30%, P3: 21% } }", "f:1:34: qos.floors: add up to 101%"},
         Row{"multicloud: { probe: { interval: 1s, timeout: 1s } }",
             "f:1:47: multicloud.probe.timeout: 1s must be shorter"},
         Row{"multicloud: { locality: { lat: 1 } }", "f:1:25: multicloud.locality: needs both lat and lon"},
@@ -237,9 +250,6 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     Features, Refused,
     testing::Values(
-        Row{service("qos: { rate: 1Gbps }"),
-            "f:2:10: services[0].qos.rate: shaping (qos) is not in this version (" MARCHPROXY_VERSION
-            "); remove the key\n"},
         Row{service("tls: { mode: terminate }"),
             "f:2:10: services[0].tls.mode: TLS (tls) is not in this version (" MARCHPROXY_VERSION
             "); remove the key or set it to "

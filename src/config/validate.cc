@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <map>
 #include <set>
 #include <string>
@@ -89,7 +91,7 @@ class Services {
             check_listen(service, node, path);
             check_endpoints(service, node, path);
             if (service.protocol == Protocol::udp) check_udp(node, path, service);
-            check_qos(service.qos, node, path);
+            check_qos(service, node, path);
             check_packet(service, node, path);
             check_packet_limit(service, service.limits.packets.has_value(), "limits.packets", node, path);
             check_packet_limit(service, service.limits.packets_per_source.has_value(), "limits.packets_per_source",
@@ -150,26 +152,50 @@ class Services {
         refuse(service.mss.has_value(), "mss");
     }
 
-    void check_qos(const ServiceQos& qos, const Node& node, const std::string& path) {
+    void check_qos(const Service& service, const Node& node, const std::string& path) {
+        const ServiceQos& qos = service.qos;
         const Node* guarantee = node.find("qos.guarantee");
         if (!guarantee) return;
-        check_direction(qos.guarantee.up, qos.rate.up, up_, *guarantee, path);
-        check_direction(qos.guarantee.down, qos.rate.down, down_, *guarantee, path);
+        const bool given = qos.guarantee.up || qos.guarantee.down;
+        if (given && !snapshot_.settings.qos.link_rate)
+            problems_.at_value(*guarantee, path + ".qos.guarantee",
+                               "needs qos.link_rate: what the link carries is what guarantees are given of");
+        const auto priority = static_cast<size_t>(priority_of(service, snapshot_.settings.qos));
+        check_direction(qos.guarantee.up, qos.rate.up, up_, priority, *guarantee, path);
+        check_direction(qos.guarantee.down, qos.rate.down, down_, priority, *guarantee, path);
     }
 
-    void check_direction(const std::optional<Rate>& guarantee, const std::optional<Rate>& rate, uint64_t& sum,
-                         const Node& node, const std::string& path) {
+    // Guarantees of one direction, by priority.
+    using Guarantees = std::array<uint64_t, 4>;
+
+    // What guarantees and floors need together: what a priority's services are guaranteed counts for its floor.
+    double needed(const Guarantees& guarantees) const {
+        const QosSettings& qos = snapshot_.settings.qos;
+        const std::array<Share, 4> floors{Share{}, qos.floor_p1, qos.floor_p2, qos.floor_p3};
+        double sum = 0;
+        for (size_t i = 0; i < floors.size(); ++i)
+            sum += std::max(static_cast<double>(guarantees[i]),
+                            floors[i].fraction * static_cast<double>(qos.link_rate->bits_per_second));
+        return sum;
+    }
+
+    void check_direction(const std::optional<Rate>& guarantee, const std::optional<Rate>& rate, Guarantees& sums,
+                         size_t priority, const Node& node, const std::string& path) {
         if (!guarantee) return;
         if (rate && *guarantee > *rate)
             problems_.at_value(node, path + ".qos.guarantee",
                                fmt::format("{} is more than the rate, {}", to_string(*guarantee), to_string(*rate)));
         const std::optional<Rate>& link = snapshot_.settings.qos.link_rate;
-        const bool fitted = link && sum <= link->bits_per_second;
+        if (!link) return;
+        const bool fitted = needed(sums) <= static_cast<double>(link->bits_per_second);
+        uint64_t& sum = sums[priority];
         if (__builtin_add_overflow(sum, guarantee->bits_per_second, &sum)) sum = UINT64_MAX;
-        if (fitted && sum > link->bits_per_second)
-            problems_.at_value(node, path + ".qos.guarantee",
-                               fmt::format("the guarantees up to here add up to {}; qos.link_rate is {}",
-                                           to_string(Rate{sum}), to_string(*link)));
+        const double wanted = needed(sums);
+        if (fitted && wanted > static_cast<double>(link->bits_per_second))
+            problems_.at_value(
+                node, path + ".qos.guarantee",
+                fmt::format("the guarantees up to here add up to {} with qos.floors; qos.link_rate is {}",
+                            to_string(Rate{static_cast<uint64_t>(std::min(wanted, 1.8e19))}), to_string(*link)));
     }
 
     void check_packet(const Service& service, const Node& node, const std::string& path) {
@@ -231,7 +257,7 @@ class Services {
     SocketAddress admin_;
     std::unordered_set<std::string_view> paths_;
     std::map<std::tuple<Protocol, SocketAddress>, const Node*> listeners_;
-    uint64_t up_ = 0, down_ = 0;  // guarantees so far
+    Guarantees up_{}, down_{};  // so far
 };
 
 void check_default_listener(const Snapshot& snapshot, const Node& root, Problems& problems) {
@@ -255,6 +281,9 @@ void check_settings(const Settings& settings, const Node& root, Problems& proble
     const double floors =
         settings.qos.floor_p1.fraction + settings.qos.floor_p2.fraction + settings.qos.floor_p3.fraction;
     const Node* given = root.find("qos.floors");
+    const Node* link = root.find("qos.link_rate");
+    if (given && floors > 0 && !settings.qos.link_rate && !(link && link->refused))
+        problems.at_value(*given, "qos.floors", "needs qos.link_rate: floors are shares of what the link carries");
     if (given && floors > 1 + 1e-9)
         problems.at_value(*given, "qos.floors", fmt::format("add up to {:g}%; the link has 100%", 100 * floors));
 
