@@ -34,6 +34,7 @@ struct Leg {
     bool readable = false;      // from an edge until EAGAIN or a short read
     bool writable = true;       // until EAGAIN
     bool hangup = false;        // the peer will send no more: read on to the end, whatever came short
+    bool reset = false;         // the peer is gone, whatever is still to be read
     bool ended = false;         // its end of input was read
     bool shut = false;          // its end of output was sent
     bool read_failed = false;   // reset, or another error: nothing more will come

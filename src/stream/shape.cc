@@ -46,6 +46,10 @@ Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, ShapedService& s
         if (budget > 0) shaper.give_back(flow, static_cast<uint32_t>(budget));
         flow.granted = 0;
         if (result != Pumped::again) return result;
+        if (source.reset) {  // nobody is there any more for whom to take turns
+            source.read_failed = true;
+            continue;
+        }
         if (flow.waiting() || flow.on_desk) return Pumped::blocked;
         const uint32_t backlog = waiting_at(source);
         if (backlog == 0) return Pumped::blocked;

@@ -105,7 +105,7 @@ class Shaper {
     // When the worker is to call run(): at once where something lies on its desk.
     TimePoint due(unsigned worker) const {
         const Desk& desk = desks_[worker];
-        return desk.filled.load(std::memory_order_acquire) ? TimePoint::min() : desk.due;
+        return desk.filled.load(std::memory_order_acquire) ? TimePoint{} : desk.due;
     }
 
   private:

@@ -24,6 +24,7 @@ void mark_edges(Leg& leg, uint32_t events) {
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) leg.readable = true;
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) leg.writable = true;
     if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) leg.hangup = true;
+    if (events & EPOLLERR) leg.reset = true;
 }
 
 Verdict verdict_of(int error) {
