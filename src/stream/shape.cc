@@ -50,7 +50,7 @@ Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, ShapedService& s
             source.read_failed = true;
             continue;
         }
-        if (flow.waiting() || flow.on_desk) return Pumped::blocked;
+        if (flow.asked) return Pumped::blocked;
         const uint32_t backlog = waiting_at(source);
         if (backlog == 0) return Pumped::blocked;
         const Priority priority = connection.service->view->priority_of(static_cast<uint8_t>(connection.dscp << 2));

@@ -73,14 +73,15 @@ void Shaper::look_again() {
 }
 
 uint32_t Shaper::request(ShapedFlow& flow, qos::QueuedClass& of, uint32_t backlog, uint32_t quantum, TimePoint now) {
-    assert(backlog > 0 && flow.granted == 0 && !flow.on_desk);
-    flow.asked = now;
+    assert(backlog > 0 && flow.granted == 0 && !flow.asked);
+    flow.since = now;
     flow.backlog = backlog;
     flow.counted = &of;
     std::lock_guard lock(mutex_);
     scheduler_.start(flow, *of.of, std::min(backlog, quantum));
     of.counters.queued_bytes += backlog;
     const bool given = give_turns(&flow, flow.worker, now);
+    flow.asked = !given;
     if (!given) return 0;
     waits_no_more(flow);
     of.counters.waited(Duration(0));
@@ -109,7 +110,7 @@ bool Shaper::give_turns(ShapedFlow* asking, unsigned worker, TimePoint now) {
             auto& flow = static_cast<ShapedFlow&>(*next);
             flow.on_desk = true;
             waits_no_more(flow);
-            flow.counted->counters.waited(now - flow.asked);
+            flow.counted->counters.waited(now - flow.since);
             desks_[flow.worker].turns.flows.push_back(&flow);
             filled(flow.worker, worker);
         }
@@ -138,6 +139,7 @@ void Shaper::withdraw(ShapedFlow& flow) {
         flow.on_desk = false;
         scheduler_.give_back(flow, flow.wanted);
     }
+    flow.asked = false;
     if (flow.granted) scheduler_.give_back(flow, std::exchange(flow.granted, 0));
 }
 
@@ -168,7 +170,7 @@ void Shaper::run(unsigned worker, TimePoint now, Turns& turns) {
     desk.filled.store(false, std::memory_order_relaxed);
     std::swap(turns, desk.turns);
     for (ShapedFlow* flow : turns.flows) {
-        flow->on_desk = false;
+        flow->on_desk = flow->asked = false;
         flow->granted = flow->wanted;
     }
 }

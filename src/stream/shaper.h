@@ -29,12 +29,15 @@ struct ShapedFlow : qos::ScheduledFlow {
 
     Connection* connection;
     bool up;
-    bool on_desk = false;  // it was given its turn, and its worker has not looked yet
+    // Its worker's:
     unsigned worker;
+    bool asked = false;    // and was not answered yet
     uint32_t granted = 0;  // bytes it may read
+    // Under the shaper's lock, while it has asked:
+    bool on_desk = false;  // it was given its turn, and its worker has not looked yet
     uint32_t backlog = 0;  // bytes that wait, while it does
     qos::QueuedClass* counted = nullptr;
-    TimePoint asked;
+    TimePoint since;
 };
 
 // A datagram that takes turns, or some of equal size together. Its owner keeps it until it comes back.
