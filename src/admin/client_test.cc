@@ -71,7 +71,7 @@ TEST_F(ClientTest, PrintsExactJsonForScripts) {
     EXPECT_EQ(ran.status, 0);
     EXPECT_EQ(ran.out, httplib::Client("127.0.0.1", server.port()).Get("/api/v1/services")->body);
     EXPECT_EQ(json::parse(run("services web --json").out)["active_connections"], 5);
-    for (const char* command : {"status", "paths", "flows", "config", "top --once --interval 0.1", "doctor"})
+    for (const char* command : {"status", "paths", "qos", "flows", "config", "top --once --interval 0.1", "doctor"})
         EXPECT_TRUE(json::accept(
             run_at(std::string(command) + " --json" + (std::string(command) == "doctor" ? "" : " --admin " + url()))
                 .out))
@@ -118,6 +118,11 @@ TEST_F(ClientTest, PrintsFlowsAndPaths) {
     const Ran one = run("flows --service 'dns & co' --limit 1 --sort bytes");
     EXPECT_THAT(one.out, HasSubstr("dns & co"));
     EXPECT_THAT(one.out, Not(HasSubstr("web")));
+    EXPECT_THAT(run("qos").out, HasSubstr("qos is off"));
+    view.plane.services.at(0).qos = {
+        {.up = true, .priority = Priority::p1, .rate = Rate{2'000'000}, .offered = 3e6, .delivered = 2e6}};
+    EXPECT_THAT(run("qos").out,
+                MatchesRegex("SERVICE +DIRECTION +.*\nweb +up +P1 +2.00 Mbit/s +- +3.00 Mbit/s +2.00 Mbit/s .*\n"));
     EXPECT_THAT(run("paths").out, MatchesRegex("PATH +PROVIDER +.*\naws-us-east-1 +aws +us-east-1 +up .*\n"));
     EXPECT_EQ(run("flows --sort size").status, 2);
     EXPECT_EQ(run("flows --limit 0").status, 2);
@@ -161,7 +166,7 @@ TEST_F(ClientTest, LetsNoNameSteerTheTerminal) {
 TEST_F(ClientTest, SaysThatTheAdminCannotBeReached) {
     const std::string gone = url();
     server.stop();
-    for (const char* command : {"status", "services", "paths", "flows", "config", "top --once"}) {
+    for (const char* command : {"status", "services", "paths", "qos", "flows", "config", "top --once"}) {
         const Ran ran = run_at(std::string(command) + " --admin " + gone);
         EXPECT_EQ(ran.status, 1) << command;
         EXPECT_EQ(ran.out, "") << command;
