@@ -240,7 +240,8 @@ class Daemon::Implementation final : public admin::View {
         for (const int descriptor : packet_->descriptors())
             descriptors.push_back({descriptor, POLLIN, 0});
         TimePoint next = std::min({admin_retry_at_, beat_at_, packet_->due()});
-        if (board_.snapshot()->settings.qos.enabled) next = std::min(next, measure_at_);
+        const SnapshotPointer running = board_.snapshot();
+        if (running && running->settings.qos.enabled) next = std::min(next, measure_at_);
         if (successor_) next = std::min(next, successor_deadline_);
         if (draining()) next = std::min(next, Clock::now() + drain_check);
         int timeout = -1;

@@ -93,6 +93,7 @@ Session* UdpProxy::begin(Listener& listener, const Key& key) {
     }
     auto* session = new Session;
     session->service = &service;
+    session->state = &service.state();
     session->listener = &listener;
     session->endpoint = std::move(endpoint);
     session->client = key.client;

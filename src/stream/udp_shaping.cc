@@ -88,7 +88,10 @@ void UdpProxy::send_parcels(std::span<ShapedPacket* const> packets) {
                 static_cast<uint8_t>((parcel.piece.traffic_class & ~3) | static_cast<uint8_t>(parcel.ecn));
             out_.push_back(parcel.piece);
         }
-        if (!head.session->ended) send(*head.session, head.up, out_);
+        if (!head.session->ended)
+            send(*head.session, head.up, out_);
+        else
+            head.session->state->slots[context_.worker].dropped[static_cast<size_t>(Verdict::drained)].add(out_.size());
         for (size_t i = first; i < after; ++i)
             take_back(static_cast<Parcel&>(*packets[i]));
     }
@@ -97,8 +100,11 @@ void UdpProxy::send_parcels(std::span<ShapedPacket* const> packets) {
 void UdpProxy::drop_parcels(std::span<ShapedPacket* const> packets, Verdict reason) {
     for (ShapedPacket* packet : packets) {
         auto& parcel = static_cast<Parcel&>(*packet);
-        if (!parcel.session->ended)
-            account_drop(context_, *parcel.session->service, parcel.session->client, reason, {}, parcel.piece.count());
+        const Session& session = *parcel.session;
+        if (session.ended)
+            session.state->slots[context_.worker].dropped[static_cast<size_t>(reason)].add(parcel.piece.count());
+        else
+            account_drop(context_, *session.service, session.client, reason, {}, parcel.piece.count());
         take_back(parcel);
     }
 }
