@@ -176,8 +176,8 @@ class Life(PacketPlane):
         client.send(b"lost")
         with self.assertRaises(OSError):
             client.recv(10)
-        eventually(lambda: running.service("web")["active_connections"] == 0
-                   if any(one["name"] == "web" for one in running.json("/api/v1/services")) else True, "its flows end", 15)
+        eventually(lambda: not [one for one in running.json("/api/v1/services")
+                                if one["name"] == "web" and one["active_connections"]], "its flows end", 15)
         running.reload([web, other])
         self.assert_echo(self.dial(web))
 

@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 
-from proxy import HOST
+from proxy import HOST, PATIENCE
 
 BLOCK = 1 << 20
 
@@ -243,7 +243,7 @@ class Exchange(Server):
 def exchange(server, address, identity, up, down, *, after=False, pause=0.0, chunk=BLOCK, piece_pause=0.0, timeout=120):
     """Sends `up` bytes and takes `down` bytes at once over one connection through the proxy, half-closing when its own
     are out. Returns an error text, or None when both ends saw the same."""
-    connection = socket.create_connection(address, timeout=timeout)
+    connection = socket.create_connection(address, timeout=timeout * PATIENCE)
     try:
         connection.sendall(HEADER.pack(identity, down, after))
         sent, received = Pattern(identity, up), Digest()

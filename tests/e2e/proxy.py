@@ -304,7 +304,7 @@ class Proxy:
         return "\n".join(lines if tail is None else lines[-tail:])
 
     def request(self, method, path, headers=None, body=None, timeout=10):
-        connection = http.client.HTTPConnection(self.admin_host, self.admin_port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.admin_host, self.admin_port, timeout=timeout * PATIENCE)
         try:
             connection.request(method, path, body=body, headers=headers or {})
             answer = connection.getresponse()
@@ -398,7 +398,7 @@ class ProxyTest(unittest.TestCase):
     def connect(self, target, timeout=10, source=None):
         """A client connection to a service (or host and port)."""
         address = target if isinstance(target, tuple) else address_of(target)
-        return self.keep(socket.create_connection(address, timeout=timeout,
+        return self.keep(socket.create_connection(address, timeout=timeout * PATIENCE,
                                                   source_address=(source, 0) if source else None))
 
     def _end(self, proxy):

@@ -13,6 +13,7 @@ mkdir -p /lib/modules
 mount --bind "$kernel/lib/modules" /lib/modules
 ln -sf "$(command -v busybox)" /sbin/modprobe  # the kernel's own wish for a module starts this path
 ip link set lo up
+ulimit -n 65536
 hostname kernel-test
 
 export MARCHPROXY_BINARY=$PWD/build/marchproxy-l3l4 MARCHPROXY_E2E_PROGRAMS=$PWD/build/tests/e2e
