@@ -174,46 +174,7 @@ TEST_F(ServerTest, ShowsARemovedServiceOnlyWhileItHasConnections) {
     EXPECT_EQ(get_json("/api/v1/services").size(), 1u);
     view.plane.services[0].active_connections = 0;
     EXPECT_EQ(get_json("/api/v1/services").size(), 0u);
-}
-
-TEST_F(ServerTest, ShowsQosByDirectionAndPriority) {
-    telemetry::ServiceStatus& web = view.add_service("web");
     EXPECT_EQ(get_json("/api/v1/qos"), json::array());
-    web.qos = {{.up = true,
-                .priority = Priority::p1,
-                .rate = Rate{2'000'000'000},
-                .offered = 3e9,
-                .delivered = 2e9,
-                .processed_bytes = 100,
-                .queued_bytes = 5000,
-                .dropped_full = 2,
-                .dropped_late = 3,
-                .marked = 7,
-                .delay = std::chrono::milliseconds(4)},
-               {.up = false, .priority = Priority::p1, .guarantee = Rate{1'000'000}, .processed_bytes = 11}};
-    const json qos = get_json("/api/v1/qos");
-    ASSERT_EQ(qos.size(), 2u);
-    EXPECT_EQ(qos[0], json({{"service", "web"},
-                            {"direction", "up"},
-                            {"priority", "P1"},
-                            {"rate", 2'000'000'000},
-                            {"guarantee", nullptr},
-                            {"offered", 3'000'000'000},
-                            {"delivered", 2'000'000'000},
-                            {"processed_bytes", 100},
-                            {"queued_bytes", 5000},
-                            {"dropped", 5},
-                            {"marked", 7},
-                            {"delay_seconds", 0.004}}));
-    EXPECT_EQ(qos[1]["direction"], "down");
-    EXPECT_EQ(qos[1]["guarantee"], 1'000'000);
-    const std::string metrics = get("/metrics")->body;
-    EXPECT_THAT(metrics, HasSubstr("marchproxy_qos_bytes_processed_total{service=\"web\",priority=\"P1\"} 111\n"));
-    EXPECT_THAT(metrics,
-                HasSubstr("qos_packets_dropped_total{service=\"web\",priority=\"P1\",reason=\"queue_delay\"} 3\n"));
-    EXPECT_THAT(metrics, HasSubstr("qos_delay_seconds{service=\"web\",priority=\"P1\"} 0.004\n"));
-    EXPECT_THAT(metrics, HasSubstr("qos_ecn_marked_total{service=\"web\",priority=\"P1\"} 7\n"));
-    EXPECT_THAT(metrics, HasSubstr("qos_queue_depth{service=\"web\",priority=\"P1\"} 5000\n"));
 }
 
 TEST_F(ServerTest, ListsPathsAndSaysNullWhereNothingIsMeasured) {

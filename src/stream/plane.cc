@@ -406,6 +406,15 @@ std::vector<std::string> Plane::Implementation::notes() const {
     if (descriptors.used() * 10 > descriptors.limit() * 9)
         notes.push_back(fmt::format("descriptors: {} of {} in use; raise LimitNOFILE (ulimit -n)", descriptors.used(),
                                     descriptors.limit()));
+    if (snapshot && !snapshot->settings.qos.enabled) {
+        const auto resting = std::count_if(snapshot->services.begin(), snapshot->services.end(),
+                                           [](const Service& service) { return service.qos != ServiceQos{}; });
+        if (resting > 0)
+            notes.push_back(
+                fmt::format("qos: off, so the qos keys of {} services rest; set qos.enabled: true, or "
+                            "--enable-qos",
+                            resting));
+    }
     return notes;
 }
 

@@ -112,6 +112,16 @@ TEST_F(PlaneQosTest, HoldsAServiceToItsRateHoweverManyConnectionsItHas) {
     EXPECT_EQ(qos(true).dropped_full + qos(true).dropped_late, 0U);
 }
 
+TEST_F(PlaneQosTest, SaysThatItIsOffWhereAServiceAsksForIt) {
+    settings.qos.enabled = false;
+    ASSERT_TRUE(apply());
+    EXPECT_TRUE(plane.status().notes.empty());
+    service.qos.rate.up = Rate{1'000'000};
+    ASSERT_TRUE(apply());
+    ASSERT_EQ(plane.status().notes.size(), 1U);
+    EXPECT_NE(plane.status().notes[0].find("qos keys of 1 services rest"), std::string::npos);
+}
+
 TEST_F(PlaneQosTest, EachDirectionHasItsOwnRate) {
     service.qos.rate = {.up = std::nullopt, .down = Rate{20'000'000}};
     ASSERT_TRUE(apply());
