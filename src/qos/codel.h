@@ -38,6 +38,9 @@ class CoDel {
         return true;
     }
 
+    // It has nothing to remember but how often it had to signal: as good as new while delay stays short.
+    bool idle() const { return above_until_ == Duration{0} && !signalling_; }
+
   private:
     static Duration spacing(uint32_t count, const CoDelSettings& settings) {
         const auto interval = static_cast<float>(settings.interval.count());

@@ -33,30 +33,26 @@ PacketQueues::~PacketQueues() {
 
 // --- flows ---------------------------------------------------------------------------------------------------------
 
-uint32_t& PacketQueues::bucket_of(const QueuedClass& owner, uint32_t hash) {
-    const uint64_t mixed = (reinterpret_cast<uintptr_t>(&owner) ^ hash) * 0x9e3779b97f4a7c15ULL;
-    return buckets_[(mixed >> 32) & (buckets_.size() - 1)];
-}
-
 // A flow has at least one packet, so there are enough flows for all packets.
 PacketQueues::FlowQueue& PacketQueues::find_or_make(QueuedClass& owner, uint32_t hash) {
-    uint32_t& head = bucket_of(owner, hash);
+    uint32_t& head = buckets_[bucket_of(owner, hash)];
     for (uint32_t at = head; at != none; at = flows_[at].next)
-        if (flows_[at].hash == hash && flows_[at].owner == &owner) return flows_[at];
+        if (flows_[at].hash == hash && flows_[at].of == owner.of) return flows_[at];
     const uint32_t index = free_flow_;
     FlowQueue& flow = flows_[index];
     free_flow_ = flow.next;
-    flow.owner = &owner;
+    flow.of = owner.of;
     flow.hash = hash;
     flow.next = head;
-    flow.codel = {};
+    if (flow.looked_at) flow.codel = {};
+    flow.looked_at = flow.watched = false;
     head = index;
     return flow;
 }
 
 void PacketQueues::release(FlowQueue& flow) {
     const auto index = static_cast<uint32_t>(&flow - flows_.get());
-    uint32_t* place = &bucket_of(*flow.owner, flow.hash);
+    uint32_t* place = &buckets_[bucket_of(*flow.of->queued, flow.hash)];
     while (*place != index)
         place = &flows_[*place].next;
     *place = flow.next;
@@ -68,11 +64,10 @@ void PacketQueues::release(FlowQueue& flow) {
 
 bool PacketQueues::enqueue(QueuedClass& to, uint32_t flow_hash, const QueuedPacket& packet, TimePoint now) {
     QueueCounters& counters = to.counters;
-    ++counters.offered_packets;
-    counters.offered_bytes += packet.bytes;
     FlowQueue* flow = free_count_ && packet.bytes <= free_bytes_ ? &find_or_make(to, flow_hash) : nullptr;
     const uint32_t share = room[static_cast<size_t>(to.of->priority())];
-    if (!flow || flow->packets >= uint64_t{free_count_} * share || flow->bytes > free_bytes_ * share) {
+    const bool full = !flow || flow->packets >= uint64_t{free_count_} * share;
+    if (full || (flow->packets > 0 && counters.queued_bytes > free_bytes_ * share)) {
         ++counters.dropped_full;
         counters.dropped_bytes += packet.bytes;
         return false;
@@ -82,10 +77,10 @@ bool PacketQueues::enqueue(QueuedClass& to, uint32_t flow_hash, const QueuedPack
     free_packet_ = place.next;
     --free_count_;
     free_bytes_ -= packet.bytes;
-    flow->bytes += packet.bytes;
-    place = {.queued = packet, .arrived = scheduler_.time(now), .next = none};
+    place = {packet.handle, scheduler_.time(now), packet.bytes, none, packet.ecn};
     if (flow->packets++ == 0) {
         flow->first = index;
+        to.of->queued = &to;
         scheduler_.start(*flow, *to.of, packet.bytes);
     } else {
         packets_[flow->last].next = index;
@@ -106,43 +101,46 @@ bool PacketQueues::dequeue(TimePoint now, QueuedPacket& packet, std::vector<Queu
 
 bool PacketQueues::take(ScheduledFlow& turn, TimePoint time, QueuedPacket& packet) {
     auto& flow = static_cast<FlowQueue&>(turn);
-    QueueCounters& counters = flow.owner->counters;
-    Packet& head = packets_[flow.first];
+    QueuedClass& owner = *flow.of->queued;
     const Duration now = scheduler_.time(time);
-    const bool drop = signals(flow, head, now);
-    counters.waited(now - head.arrived);
-    packet = pop(flow);
+    const bool drop = signals(flow, owner, packets_[flow.first], now);
+    const Packet& head = pop(flow, owner);
+    packet = {.handle = head.handle, .bytes = head.bytes, .ecn = head.ecn};
+    owner.counters.waited(now - head.arrived);
     if (drop) {
-        ++counters.dropped_late;
-        counters.dropped_bytes += packet.bytes;
+        ++owner.counters.dropped_late;
+        owner.counters.dropped_bytes += packet.bytes;
         scheduler_.give_back(flow, packet.bytes);
     } else {
-        ++counters.sent_packets;
-        counters.sent_bytes += packet.bytes;
+        ++owner.counters.sent_packets;
+        owner.counters.sent_bytes += packet.bytes;
     }
     if (flow.packets)
-        scheduler_.resume(flow, packets_[flow.first].queued.bytes);
+        scheduler_.resume(flow, packets_[flow.first].bytes);
     else
         release(flow);
     return !drop;
 }
 
 // Marks the packet at the head where its sender is to be told; true: it is to be dropped for that.
-bool PacketQueues::signals(FlowQueue& flow, Packet& head, Duration now) {
-    const AqmSettings& aqm = flow.owner->aqm;
+bool PacketQueues::signals(FlowQueue& flow, QueuedClass& owner, Packet& head, Duration now) {
     const Duration sojourn = now - head.arrived;
-    const bool last = flow.packets == 1 || flow.owner->counters.queued_bytes <= full_packet;
+    if (sojourn < owner.unremarkable && !flow.watched) return false;
+    const AqmSettings& aqm = owner.aqm;
+    const bool last = flow.packets == 1 || owner.counters.queued_bytes <= full_packet;
     const bool late = flow.codel.signals(sojourn, last, now, aqm.codel);
+    flow.looked_at = true;
+    flow.watched = !flow.codel.idle();
     if (sojourn > aqm.longest && !last) return true;
-    const bool shallow = head.queued.ecn == Ecn::l4s && aqm.ecn && !last && sojourn > aqm.l4s_threshold;
+    const bool shallow = head.ecn == Ecn::l4s && aqm.ecn && !last && sojourn > aqm.l4s_threshold;
     if (!late && !shallow) return false;
-    if (!aqm.ecn || head.queued.ecn == Ecn::not_capable) return true;
-    if (head.queued.ecn != Ecn::congested) ++flow.owner->counters.marked;
-    head.queued.ecn = Ecn::congested;
+    if (!aqm.ecn || head.ecn == Ecn::not_capable) return true;
+    if (head.ecn != Ecn::congested) ++owner.counters.marked;
+    head.ecn = Ecn::congested;
     return false;
 }
 
-QueuedPacket PacketQueues::pop(FlowQueue& flow) {
+PacketQueues::Packet& PacketQueues::pop(FlowQueue& flow, QueuedClass& owner) {
     const uint32_t index = flow.first;
     Packet& packet = packets_[index];
     flow.first = packet.next;
@@ -150,20 +148,21 @@ QueuedPacket PacketQueues::pop(FlowQueue& flow) {
     packet.next = free_packet_;
     free_packet_ = index;
     ++free_count_;
-    free_bytes_ += packet.queued.bytes;
-    flow.bytes -= packet.queued.bytes;
-    --flow.owner->counters.queued_packets;
-    flow.owner->counters.queued_bytes -= packet.queued.bytes;
-    return packet.queued;
+    free_bytes_ += packet.bytes;
+    --owner.counters.queued_packets;
+    owner.counters.queued_bytes -= packet.bytes;
+    return packet;
 }
 
 void PacketQueues::clear(QueuedClass& of, std::vector<QueuedPacket>& dropped) {
     for (size_t i = 0; i < packets_.size() && of.counters.queued_packets > 0; ++i) {
         FlowQueue& flow = flows_[i];
-        if (flow.packets == 0 || flow.owner != &of) continue;
+        if (flow.packets == 0 || flow.of != of.of) continue;
         scheduler_.stop(flow);
-        while (flow.packets)
-            dropped.push_back(pop(flow));
+        while (flow.packets) {
+            const Packet& packet = pop(flow, of);
+            dropped.push_back({.handle = packet.handle, .bytes = packet.bytes, .ecn = packet.ecn});
+        }
         release(flow);
     }
 }

@@ -13,6 +13,7 @@
 // Allocates nothing after it was made. One thread at a time; time is passed in.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -44,25 +45,33 @@ struct AqmSettings {
     bool ecn = true;  // false: dropped, whatever could be marked
 };
 
-// What packets of a class went through. Counted since it was made.
+// What packets of a class went through, since it was made; offered is what was sent, dropped and waits.
 struct QueueCounters {
-    uint64_t offered_packets = 0, offered_bytes = 0;
     uint64_t sent_packets = 0, sent_bytes = 0;
+    uint64_t queued_packets = 0, queued_bytes = 0;
+    Duration delay{0};          // of what was sent lately: the mean, the latest counting for an eighth
     uint64_t marked = 0;        // CE
     uint64_t dropped_late = 0;  // by CoDel
     uint64_t dropped_full = 0;  // no room
     uint64_t dropped_bytes = 0;
-    uint64_t queued_packets = 0, queued_bytes = 0;
-    Duration delay{0};  // of what was sent lately: the mean, the latest counting for an eighth
 
     void waited(Duration time) { delay += (time - delay) / 8; }
 };
 
-// A class as these queues see it: the scheduler's, how delay is held, and what was counted.
-struct QueuedClass {
+// A class as these queues see it: the scheduler's, how delay is held, and what was counted. What each packet touches
+// comes first, in a cache line.
+struct alignas(64) QueuedClass {
+    QueuedClass() = default;
+    QueuedClass(TrafficClass& traffic, const AqmSettings& settings) : of(&traffic) { configure(settings); }
+    void configure(const AqmSettings& settings) {
+        aqm = settings;
+        unremarkable = std::min({aqm.codel.target, aqm.l4s_threshold, aqm.longest});
+    }
+
     TrafficClass* of = nullptr;
-    AqmSettings aqm;
+    Duration unremarkable{0};  // a packet that waited no longer is sent without a look at the rest
     QueueCounters counters;
+    AqmSettings aqm;
 };
 
 class PacketQueues {
@@ -70,6 +79,14 @@ class PacketQueues {
     // Room for `packets` of together `bytes`.
     PacketQueues(Scheduler& scheduler, uint32_t packets, uint64_t bytes);
     ~PacketQueues();  // drops what is left
+
+    // For a caller with several packets in hand: before it enqueues the first, all of them twice, so that what they
+    // need is on its way.
+    void fetch(const QueuedClass& to) const { __builtin_prefetch(&to, 1); }
+    void fetch(const QueuedClass& to, uint32_t flow_hash) const {
+        __builtin_prefetch(to.of, 1);
+        __builtin_prefetch(&buckets_[bucket_of(to, flow_hash)]);
+    }
 
     // False: there was no room, and it was counted; the packet stays the caller's.
     bool enqueue(QueuedClass& to, uint32_t flow_hash, const QueuedPacket& packet, TimePoint now);
@@ -90,24 +107,31 @@ class PacketQueues {
   private:
     static constexpr uint32_t none = ~uint32_t{0};
 
-    struct Packet {
-        QueuedPacket queued;
+    struct alignas(32) Packet {
+        uint64_t handle = 0;
         Duration arrived{0};
+        uint32_t bytes = 0;
         uint32_t next = none;  // in its flow, or among the free
+        Ecn ecn = Ecn::not_capable;
     };
     struct alignas(64) FlowQueue : ScheduledFlow {
-        QueuedClass* owner = nullptr;
         uint32_t hash = 0;
         uint32_t first = none, last = none;  // packets
         uint32_t packets = 0;
-        uint64_t bytes = 0;
-        uint32_t next = none;  // in its bucket, or among the free
-        CoDel codel;
+        uint32_t next = none;    // in its bucket, or among the free
+        bool looked_at = false;  // `codel` was, since the flow began
+        bool watched = false;    // CoDel found it too long; else its state need not be looked at
+        alignas(64) CoDel codel;
     };
-    uint32_t& bucket_of(const QueuedClass& owner, uint32_t hash);
+    static_assert(sizeof(FlowQueue) == 128);
+
+    size_t bucket_of(const QueuedClass& owner, uint32_t hash) const {
+        const uint64_t mixed = (reinterpret_cast<uintptr_t>(owner.of) ^ hash) * 0x9e3779b97f4a7c15ULL;
+        return (mixed >> 32) & (buckets_.size() - 1);
+    }
     FlowQueue& find_or_make(QueuedClass& owner, uint32_t hash);
-    bool signals(FlowQueue& flow, Packet& head, Duration now);
-    QueuedPacket pop(FlowQueue& flow);
+    bool signals(FlowQueue& flow, QueuedClass& owner, Packet& head, Duration now);
+    Packet& pop(FlowQueue& flow, QueuedClass& owner);
     void release(FlowQueue& flow);
 
     Scheduler& scheduler_;

@@ -34,6 +34,10 @@ class Ring {
 
     bool empty() const { return head_.after_ == &head_; }
     Member& front() { return static_cast<Member&>(*head_.after_); }
+    // Behind the one given; null: that was the last.
+    Member* after(Link<Member>& member) {
+        return member.after_ == &head_ ? nullptr : static_cast<Member*>(member.after_);
+    }
     void push_back(Link<Member>& member) { insert(member, *head_.before_, head_); }
     void push_front(Link<Member>& member) { insert(member, head_, *head_.after_); }
     void front_to_back() {

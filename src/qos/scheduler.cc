@@ -90,8 +90,8 @@ void Scheduler::configure(ScheduledService& service, const ServiceLimits& limits
     };
     service.quantum_ = in_range(limits.quantum);
     const Rate ceiling = limits.ceiling.value_or(Rate{}), guarantee = limits.guarantee.value_or(Rate{});
-    set(service.ceiling_, service.has_ceiling_, limits.ceiling, limits.burst.value_or(burst_for(ceiling)));
-    set(service.guarantee_, service.has_guarantee_, limits.guarantee, worth(guarantee, saved));
+    set(service.buckets_.ceiling, service.has_ceiling_, limits.ceiling, limits.burst.value_or(burst_for(ceiling)));
+    set(service.buckets_.guarantee, service.has_guarantee_, limits.guarantee, worth(guarantee, saved));
     wake(service, now);
 }
 
@@ -147,19 +147,19 @@ void Scheduler::enlist(TrafficClass& of) {
 
 void Scheduler::watch_guarantee(ScheduledService& service, Duration now) {
     if (!service.has_guarantee_ || service.linked() || service.armed()) return;
-    service.guarantee_.refill(now);
-    if (service.guarantee_.ready())
+    service.buckets_.guarantee.refill(now);
+    if (service.buckets_.guarantee.ready())
         below_guarantee_.push_back(service);
     else
-        timers_.arm(service, TimePoint(service.guarantee_.ready_at(step)));
+        arm(service, service.buckets_.guarantee.ready_at(step));
 }
 
 // The time is there that the service waited for, or its limits are others.
 void Scheduler::wake(ScheduledService& service, Duration now) {
     timers_.disarm(service);
-    service.ceiling_.refill(now);
-    service.throttled_ = service.has_ceiling_ && !service.ceiling_.ready();
-    if (service.throttled_) return timers_.arm(service, TimePoint(service.ceiling_.ready_at(step)));
+    service.buckets_.ceiling.refill(now);
+    service.throttled_ = service.has_ceiling_ && !service.buckets_.ceiling.ready();
+    if (service.throttled_) return arm(service, service.buckets_.ceiling.ready_at(step));
     for (TrafficClass& of : service.classes_)
         if (of.backlogged()) enlist(of);
 }
@@ -168,7 +168,11 @@ void Scheduler::wake(ScheduledService& service, Duration now) {
 
 ScheduledFlow* Scheduler::next(TimePoint time) {
     const Duration now = clock_.advance(time);
-    timers_.advance(TimePoint(now), [&](Timer& timer) { wake(static_cast<ScheduledService&>(timer), now); });
+    if (now >= first_timer_) {
+        first_timer_ = Duration::max();
+        timers_.advance(TimePoint(now), [&](Timer& timer) { wake(static_cast<ScheduledService&>(timer), now); });
+        if (const auto next = timers_.next_expiry()) first_timer_ = std::min(first_timer_, next->time_since_epoch());
+    }
     if (waiting_ == 0) return nullptr;
     if (limited_) {
         link_.refill(now);
@@ -216,10 +220,30 @@ TrafficClass* Scheduler::first_of(unsigned priority) {
             of.deficit_ += quantum_;
             classes.front_to_back();
         } else {
+            fetch_ahead(classes, of);
             return &of;
         }
     }
     return nullptr;
+}
+
+// Whose turns come next is known: by then, what they need is in the cache. What a pointer leads to is fetched one turn
+// after the pointer.
+void Scheduler::fetch_ahead(Ring<TrafficClass>& classes, TrafficClass& front) {
+    TrafficClass* const next = classes.after(front);
+    if (!next) return;
+    if (!next->flows_.empty()) __builtin_prefetch(&next->flows_.front(), 1);
+    __builtin_prefetch(next->service_, 1);
+    __builtin_prefetch(&next->service_->buckets_, 1);
+    if (TrafficClass* const second = classes.after(*next)) {
+        __builtin_prefetch(second, 1);
+        if (second->queued) __builtin_prefetch(second->queued, 1);
+    }
+}
+
+void Scheduler::arm(ScheduledService& service, Duration time) {
+    timers_.arm(service, TimePoint(time));
+    first_timer_ = std::min(first_timer_, time);
 }
 
 ScheduledFlow& Scheduler::take_first_flow(TrafficClass& of) {
@@ -252,22 +276,22 @@ void Scheduler::charge(const Turn& turn, uint32_t bytes, Duration now) {
 void Scheduler::charge_service(const Turn& turn, uint32_t bytes, Duration now) {
     ScheduledService& service = turn.of->service();
     if (service.has_guarantee_) {
-        service.guarantee_.refill(now);
+        service.buckets_.guarantee.refill(now);
         if (turn.by == TurnBy::guarantee)
-            service.guarantee_.take(bytes);
+            service.buckets_.guarantee.take(bytes);
         else
-            service.guarantee_.take_within(bytes, counted_ahead);
+            service.buckets_.guarantee.take_within(bytes, counted_ahead);
         if (service.linked()) {
             service.unlink();
             watch_guarantee(service, now);  // behind the others, or from when it is below again
         }
     }
     if (service.has_ceiling_) {
-        service.ceiling_.refill(now);
-        service.ceiling_.take(bytes);
-        if (service.ceiling_.ready()) return;
+        service.buckets_.ceiling.refill(now);
+        service.buckets_.ceiling.take(bytes);
+        if (service.buckets_.ceiling.ready()) return;
         service.throttled_ = true;
-        timers_.arm(service, TimePoint(service.ceiling_.ready_at(step)));
+        arm(service, service.buckets_.ceiling.ready_at(step));
     }
 }
 
@@ -276,9 +300,9 @@ void Scheduler::give_back(ScheduledFlow& flow, uint32_t bytes) {
     ScheduledService& service = of.service();
     flow.deficit += static_cast<int32_t>(bytes);
     if (limited_) link_.give_back(bytes);
-    service.ceiling_.give_back(bytes);
+    service.buckets_.ceiling.give_back(bytes);
     if (flow.turn_by == TurnBy::guarantee)
-        service.guarantee_.give_back(bytes);
+        service.buckets_.guarantee.give_back(bytes);
     else
         of.deficit_ += static_cast<int32_t>(bytes);
     if (flow.turn_by == TurnBy::floor) floors_[static_cast<size_t>(of.priority_)].give_back(bytes);
@@ -288,8 +312,7 @@ void Scheduler::give_back(ScheduledFlow& flow, uint32_t bytes) {
 TimePoint Scheduler::due() const {
     if (waiting_ == 0) return TimePoint::max();
     if (limited_ && !link_.ready()) return clock_.at(link_.ready_at(step));
-    const std::optional<TimePoint> timer = timers_.next_expiry();
-    return timer ? clock_.at(timer->time_since_epoch()) : TimePoint::max();
+    return clock_.at(first_timer_);
 }
 
 }  // namespace marchproxy::qos

@@ -70,12 +70,16 @@ struct ScheduledFlow : Link<ScheduledFlow> {
     bool waiting() const { return linked(); }
 };
 
-// A service's traffic of one priority.
-class TrafficClass : public Link<TrafficClass> {
+struct QueuedClass;
+
+// A service's traffic of one priority. A cache line, as is what of a service each turn looks at: with thousands of
+// classes a packet's cost is that of the lines it touches.
+class alignas(64) TrafficClass : public Link<TrafficClass> {
   public:
     ScheduledService& service() const { return *service_; }
     Priority priority() const { return priority_; }
     bool backlogged() const { return !flows_.empty(); }
+    QueuedClass* queued = nullptr;  // whose packets wait in it (qos/packet_queues.h)
 
   private:
     friend class Scheduler;
@@ -87,6 +91,7 @@ class TrafficClass : public Link<TrafficClass> {
     int32_t deficit_ = 0;
     Priority priority_ = Priority::p0;
 };
+static_assert(sizeof(TrafficClass) == 64);
 
 class alignas(64) ScheduledService : public Timer, public Link<ScheduledService> {
   public:
@@ -99,12 +104,15 @@ class alignas(64) ScheduledService : public Timer, public Link<ScheduledService>
 
     TrafficClass* first_backlogged();
 
-    TokenBucket ceiling_, guarantee_;
     bool has_ceiling_ = false, has_guarantee_ = false;
     bool throttled_ = false;  // above its ceiling: the timer says until when
     int32_t quantum_ = full_packet;
+    struct alignas(64) {
+        TokenBucket ceiling, guarantee;
+    } buckets_;
     std::array<TrafficClass, priorities> classes_;
 };
+static_assert(sizeof(ScheduledService) == 64 * (2 + priorities));
 
 class Scheduler {
   public:
@@ -147,6 +155,8 @@ class Scheduler {
     Turn choose(Duration now);
     TrafficClass* first_below_guarantee();
     TrafficClass* first_of(unsigned priority);
+    static void fetch_ahead(Ring<TrafficClass>& classes, TrafficClass& front);
+    void arm(ScheduledService& service, Duration time);
     ScheduledFlow& take_first_flow(TrafficClass& of);
     void charge(const Turn& turn, uint32_t bytes, Duration now);
     void charge_service(const Turn& turn, uint32_t bytes, Duration now);
@@ -156,6 +166,7 @@ class Scheduler {
 
     Monotonic clock_;
     TimerWheel<Tick> timers_;
+    Duration first_timer_ = Duration::max();  // no timer goes before
     int32_t quantum_ = full_packet;
     size_t waiting_ = 0;    // flows
     bool limited_ = false;  // the link is

@@ -32,7 +32,7 @@ ShapedService::ShapedService(Shaper& shaper, const qos::ServiceLimits& limits, c
       }()),
       quantum_(limits.quantum) {
     for (size_t i = 0; i < queued_.size(); ++i)
-        queued_[i] = {.of = &scheduled_.at(static_cast<Priority>(i)), .aqm = aqm, .counters = {}};
+        queued_[i] = {scheduled_.at(static_cast<Priority>(i)), aqm};
 }
 
 ShapedService::~ShapedService() {
@@ -49,7 +49,7 @@ void ShapedService::configure(const qos::ServiceLimits& limits, const qos::AqmSe
     shaper_.scheduler_.configure(scheduled_, limits, Clock::now());
     quantum_.store(limits.quantum, std::memory_order_relaxed);
     for (qos::QueuedClass& queued : queued_)
-        queued.aqm = aqm;
+        queued.configure(aqm);
     shaper_.look_again();
 }
 
