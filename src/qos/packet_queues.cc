@@ -35,7 +35,7 @@ PacketQueues::~PacketQueues() {
 
 // A flow has at least one packet, so there are enough flows for all packets.
 PacketQueues::FlowQueue& PacketQueues::find_or_make(QueuedClass& owner, uint32_t hash) {
-    uint32_t& head = buckets_[bucket_of(owner, hash)];
+    uint32_t& head = buckets_[bucket_of(*owner.of, hash)];
     for (uint32_t at = head; at != none; at = flows_[at].next)
         if (flows_[at].hash == hash && flows_[at].of == owner.of) return flows_[at];
     const uint32_t index = free_flow_;
@@ -52,7 +52,7 @@ PacketQueues::FlowQueue& PacketQueues::find_or_make(QueuedClass& owner, uint32_t
 
 void PacketQueues::release(FlowQueue& flow) {
     const auto index = static_cast<uint32_t>(&flow - flows_.get());
-    uint32_t* place = &buckets_[bucket_of(*flow.of->queued, flow.hash)];
+    uint32_t* place = &buckets_[bucket_of(*flow.of, flow.hash)];
     while (*place != index)
         place = &flows_[*place].next;
     *place = flow.next;
@@ -102,6 +102,7 @@ bool PacketQueues::dequeue(TimePoint now, QueuedPacket& packet, std::vector<Queu
 bool PacketQueues::take(ScheduledFlow& turn, TimePoint time, QueuedPacket& packet) {
     auto& flow = static_cast<FlowQueue&>(turn);
     QueuedClass& owner = *flow.of->queued;
+    fetch_ahead();
     const Duration now = scheduler_.time(time);
     const bool drop = signals(flow, owner, packets_[flow.first], now);
     const Packet& head = pop(flow, owner);
@@ -120,6 +121,14 @@ bool PacketQueues::take(ScheduledFlow& turn, TimePoint time, QueuedPacket& packe
     else
         release(flow);
     return !drop;
+}
+
+void PacketQueues::fetch_ahead() const {
+    const ScheduledFlow* const next = scheduler_.upcoming();
+    if (!next || !next->is_queue) return;
+    const auto& flow = static_cast<const FlowQueue&>(*next);
+    __builtin_prefetch(&packets_[flow.first], 1);
+    if (flow.packets == 1) __builtin_prefetch(&buckets_[bucket_of(*flow.of, flow.hash)], 1);
 }
 
 // Marks the packet at the head where its sender is to be told; true: it is to be dropped for that.

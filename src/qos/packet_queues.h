@@ -85,7 +85,7 @@ class PacketQueues {
     void fetch(const QueuedClass& to) const { __builtin_prefetch(&to, 1); }
     void fetch(const QueuedClass& to, uint32_t flow_hash) const {
         __builtin_prefetch(to.of, 1);
-        __builtin_prefetch(&buckets_[bucket_of(to, flow_hash)]);
+        __builtin_prefetch(&buckets_[bucket_of(*to.of, flow_hash)]);
     }
 
     // False: there was no room, and it was counted; the packet stays the caller's.
@@ -125,14 +125,15 @@ class PacketQueues {
     };
     static_assert(sizeof(FlowQueue) == 128);
 
-    size_t bucket_of(const QueuedClass& owner, uint32_t hash) const {
-        const uint64_t mixed = (reinterpret_cast<uintptr_t>(owner.of) ^ hash) * 0x9e3779b97f4a7c15ULL;
+    size_t bucket_of(const TrafficClass& of, uint32_t hash) const {
+        const uint64_t mixed = (reinterpret_cast<uintptr_t>(&of) ^ hash) * 0x9e3779b97f4a7c15ULL;
         return (mixed >> 32) & (buckets_.size() - 1);
     }
     FlowQueue& find_or_make(QueuedClass& owner, uint32_t hash);
     bool signals(FlowQueue& flow, QueuedClass& owner, Packet& head, Duration now);
     Packet& pop(FlowQueue& flow, QueuedClass& owner);
     void release(FlowQueue& flow);
+    void fetch_ahead() const;
 
     Scheduler& scheduler_;
     std::vector<Packet> packets_;

@@ -1,6 +1,7 @@
 #include "qos/scheduler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 
 namespace marchproxy::qos {
@@ -39,8 +40,11 @@ ScheduledService::ScheduledService() {
 }
 
 TrafficClass* ScheduledService::first_backlogged() {
-    for (TrafficClass& of : classes_)
-        if (of.backlogged()) return &of;
+    while (backlogged_) {
+        const int priority = std::countr_zero(backlogged_);
+        if (classes_[static_cast<size_t>(priority)].backlogged()) return &classes_[static_cast<size_t>(priority)];
+        backlogged_ = static_cast<uint8_t>(backlogged_ & (backlogged_ - 1));
+    }
     return nullptr;
 }
 
@@ -137,6 +141,7 @@ void Scheduler::stop(ScheduledFlow& flow) {
 // their guarantee. They leave when they are found there with nothing to send, not before.
 void Scheduler::enlist(TrafficClass& of) {
     ScheduledService& service = of.service();
+    service.backlogged_ |= static_cast<uint8_t>(1 << static_cast<unsigned>(of.priority_));
     if (service.throttled_) return;
     if (!of.linked()) {
         of.deficit_ = quantum_;
@@ -160,8 +165,10 @@ void Scheduler::wake(ScheduledService& service, Duration now) {
     service.buckets_.ceiling.refill(now);
     service.throttled_ = service.has_ceiling_ && !service.buckets_.ceiling.ready();
     if (service.throttled_) return arm(service, service.buckets_.ceiling.ready_at(step));
-    for (TrafficClass& of : service.classes_)
+    for (unsigned left = service.backlogged_; left; left &= left - 1) {
+        TrafficClass& of = service.classes_[static_cast<size_t>(std::countr_zero(left))];
         if (of.backlogged()) enlist(of);
+    }
 }
 
 // --- turns ---------------------------------------------------------------------------------------------------------
@@ -178,6 +185,7 @@ ScheduledFlow* Scheduler::next(TimePoint time) {
         link_.refill(now);
         if (!link_.ready()) return nullptr;
     }
+    upcoming_ = nullptr;
     const Turn turn = choose(now);
     if (!turn.of) return nullptr;
     ScheduledFlow& flow = take_first_flow(*turn.of);
@@ -228,17 +236,17 @@ TrafficClass* Scheduler::first_of(unsigned priority) {
 }
 
 // Whose turns come next is known: by then, what they need is in the cache. What a pointer leads to is fetched one turn
-// after the pointer.
+// after the pointer; the last step is the caller's, who knows what a flow leads to (upcoming()).
 void Scheduler::fetch_ahead(Ring<TrafficClass>& classes, TrafficClass& front) {
     TrafficClass* const next = classes.after(front);
-    if (!next) return;
-    if (!next->flows_.empty()) __builtin_prefetch(&next->flows_.front(), 1);
-    __builtin_prefetch(next->service_, 1);
-    __builtin_prefetch(&next->service_->buckets_, 1);
-    if (TrafficClass* const second = classes.after(*next)) {
-        __builtin_prefetch(second, 1);
-        if (second->queued) __builtin_prefetch(second->queued, 1);
-    }
+    upcoming_ = next && next->backlogged() ? &next->flows_.front() : nullptr;
+    TrafficClass* const second = next ? classes.after(*next) : nullptr;
+    if (!second) return;
+    if (second->backlogged()) __builtin_prefetch(&second->flows_.front(), 1);
+    __builtin_prefetch(second->service_, 1);
+    __builtin_prefetch(&second->service_->buckets_, 1);
+    __builtin_prefetch(second->queued, 1);
+    if (TrafficClass* const third = classes.after(*second)) __builtin_prefetch(third, 1);
 }
 
 void Scheduler::arm(ScheduledService& service, Duration time) {

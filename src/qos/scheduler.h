@@ -104,6 +104,7 @@ class alignas(64) ScheduledService : public Timer, public Link<ScheduledService>
 
     TrafficClass* first_backlogged();
 
+    uint8_t backlogged_ = 0;  // bit: a priority whose class may have something; it has not where the bit is not set
     bool has_ceiling_ = false, has_guarantee_ = false;
     bool throttled_ = false;  // above its ceiling: the timer says until when
     int32_t quantum_ = full_packet;
@@ -136,6 +137,9 @@ class Scheduler {
     // Whose turn it is: that flow's next item is charged, and it waits no more. Null: nobody's, until due().
     ScheduledFlow* next(TimePoint now);
 
+    // Whose turn probably comes after the one that next() found last; for fetching what it needs.
+    const ScheduledFlow* upcoming() const { return upcoming_; }
+
     // The flow did not use all that it was charged.
     void give_back(ScheduledFlow& flow, uint32_t bytes);
 
@@ -155,7 +159,7 @@ class Scheduler {
     Turn choose(Duration now);
     TrafficClass* first_below_guarantee();
     TrafficClass* first_of(unsigned priority);
-    static void fetch_ahead(Ring<TrafficClass>& classes, TrafficClass& front);
+    void fetch_ahead(Ring<TrafficClass>& classes, TrafficClass& front);
     void arm(ScheduledService& service, Duration time);
     ScheduledFlow& take_first_flow(TrafficClass& of);
     void charge(const Turn& turn, uint32_t bytes, Duration now);
@@ -168,7 +172,8 @@ class Scheduler {
     TimerWheel<Tick> timers_;
     Duration first_timer_ = Duration::max();  // no timer goes before
     int32_t quantum_ = full_packet;
-    size_t waiting_ = 0;    // flows
+    size_t waiting_ = 0;  // flows
+    const ScheduledFlow* upcoming_ = nullptr;
     bool limited_ = false;  // the link is
     TokenBucket link_;
     std::array<TokenBucket, priorities> floors_;

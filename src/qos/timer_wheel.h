@@ -68,6 +68,7 @@ class TimerWheel {
             Timer& head = heads_[slot->level][slot->index];
             while (head.next != &head) {
                 Timer& timer = *head.next;
+                __builtin_prefetch(timer.next, 1);
                 unlink(timer);
                 if (timer.tick > current_) {
                     insert(timer);  // from a far wheel to a nearer one
