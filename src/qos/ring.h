@@ -40,11 +40,14 @@ class Ring {
     }
     void push_back(Link<Member>& member) { insert(member, *head_.before_, head_); }
     void push_front(Link<Member>& member) { insert(member, head_, *head_.after_); }
-    void front_to_back() {
+    Member& pop_front() {
         Link<Member>& first = *head_.after_;
-        first.unlink();
-        push_back(first);
+        head_.after_ = first.after_;
+        head_.after_->before_ = &head_;
+        first.before_ = first.after_ = nullptr;
+        return static_cast<Member&>(first);
     }
+    void front_to_back() { push_back(pop_front()); }
 
   private:
     static void insert(Link<Member>& link, Link<Member>& before, Link<Member>& after) {

@@ -213,7 +213,7 @@ TrafficClass* Scheduler::first_below_guarantee() {
         ScheduledService& service = below_guarantee_.front();
         TrafficClass* of = service.throttled_ ? nullptr : service.first_backlogged();
         if (of) return of;
-        service.unlink();
+        below_guarantee_.pop_front();
     }
     return nullptr;
 }
@@ -223,7 +223,7 @@ TrafficClass* Scheduler::first_of(unsigned priority) {
     while (!classes.empty()) {
         TrafficClass& of = classes.front();
         if (!of.backlogged() || of.service().throttled_) {
-            of.unlink();
+            classes.pop_front();
         } else if (of.deficit_ <= 0) {
             of.deficit_ += quantum_;
             classes.front_to_back();
@@ -259,10 +259,8 @@ ScheduledFlow& Scheduler::take_first_flow(TrafficClass& of) {
         of.flows_.front().deficit += of.service().quantum_;
         of.flows_.front_to_back();
     }
-    ScheduledFlow& flow = of.flows_.front();
-    flow.unlink();
     --waiting_;
-    return flow;
+    return of.flows_.pop_front();
 }
 
 void Scheduler::charge(const Turn& turn, uint32_t bytes, Duration now) {

@@ -113,7 +113,7 @@ class alignas(64) ScheduledService : public Timer, public Link<ScheduledService>
     } buckets_;
     std::array<TrafficClass, priorities> classes_;
 };
-static_assert(sizeof(ScheduledService) == 64 * (2 + priorities));
+static_assert(sizeof(ScheduledService) == size_t{64} * (2 + priorities));
 
 class Scheduler {
   public:

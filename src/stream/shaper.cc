@@ -1,6 +1,7 @@
 #include "stream/shaper.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <utility>
 
@@ -101,7 +102,7 @@ bool Shaper::give_turns(ShapedFlow* asking, unsigned worker, TimePoint now) {
         } else if (next->is_queue) {
             qos::QueuedPacket taken;
             const bool sent = queues_->take(*next, now, taken);
-            auto& packet = *reinterpret_cast<ShapedPacket*>(taken.handle);
+            auto& packet = *std::bit_cast<ShapedPacket*>(taken.handle);
             packet.ecn = taken.ecn;
             Turns& turns = desks_[packet.worker].turns;
             (sent ? turns.packets : turns.dropped).push_back(&packet);
@@ -149,7 +150,7 @@ void Shaper::put(unsigned worker, std::vector<ShapedPacket*>& packets, TimePoint
     size_t refused = 0;
     for (ShapedPacket* packet : packets) {
         const qos::QueuedPacket queued{
-            .handle = reinterpret_cast<uintptr_t>(packet), .bytes = std::max(packet->bytes, 1U), .ecn = packet->ecn};
+            .handle = std::bit_cast<uint64_t>(packet), .bytes = std::max(packet->bytes, 1U), .ecn = packet->ecn};
         if (!queues_->enqueue(*packet->of, packet->flow_hash, queued, now)) packets[refused++] = packet;
     }
     packets.resize(refused);

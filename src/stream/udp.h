@@ -33,8 +33,8 @@ struct Parcel : ShapedPacket {
 struct Session : qos::Timer {  // the timer: idle
     WorkerService* service = nullptr;
     ServiceState* state = nullptr;  // the service's, which outlives it
-    Listener* listener = nullptr;  // where the client's datagrams come in and the replies leave
-    Session* before = nullptr;     // in the service's list
+    Listener* listener = nullptr;   // where the client's datagrams come in and the replies leave
+    Session* before = nullptr;      // in the service's list
     Session* after = nullptr;
     std::shared_ptr<EndpointRuntime> endpoint;
     SocketAddress client;
