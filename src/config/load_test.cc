@@ -240,6 +240,7 @@ INSTANTIATE_TEST_SUITE_P(
         Row{service("qos: { rate: 999999Gbps }"), "f:2:16: services[0].qos.rate: \"999999Gbps\" is out of range"},
         Row{service("qos: { rate: -1Mbps }"), "f:2:16: services[0].qos.rate: \"-1Mbps\" is not a rate"},
         Row{service("qos: { burst: 100B }"), "f:2:17: services[0].qos.burst: \"100B\" is out of range"},
+        Row{service("qos: { burst: 2MB }"), "f:2:17: services[0].qos.burst: needs qos.rate"},
         Row{service("qos: { burst: 2GB }"), "f:2:17: services[0].qos.burst: \"2GB\" is out of range"},
         Row{"qos: { link_rate: 1Gbps, floors: { P1: 50%, P2: 30%, P3: 21% } }", "f:1:34: qos.floors: add up to 101%"},
         Row{"multicloud: { probe: { interval: 1s, timeout: 1s } }",

@@ -154,6 +154,9 @@ class Services {
 
     void check_qos(const Service& service, const Node& node, const std::string& path) {
         const ServiceQos& qos = service.qos;
+        const Node* burst = sound(node, "qos.burst");
+        if (burst && qos.burst && !qos.rate.up && !qos.rate.down)
+            problems_.at_value(*burst, path + ".qos.burst", "needs qos.rate: it is what may pass at once above that");
         const Node* guarantee = node.find("qos.guarantee");
         if (!guarantee) return;
         const bool given = qos.guarantee.up || qos.guarantee.down;

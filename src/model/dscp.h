@@ -4,8 +4,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
-#include <string>
 #include <string_view>
 
 #include "model/names.h"
@@ -17,19 +15,12 @@ struct DscpName {
     uint8_t code;
 };
 
-// RFC 2474 (CS), 2597 (AF), 3246 (EF), 5865 (VA), 8622 (LE). A code's first name is the one printed.
+// RFC 2474 (CS), 2597 (AF), 3246 (EF), 5865 (VA), 8622 (LE).
 inline constexpr std::array<DscpName, 24> dscp_names{{
     {"BE", 0},    {"CS0", 0},   {"LE", 1},    {"CS1", 8},  {"AF11", 10}, {"AF12", 12}, {"AF13", 14}, {"CS2", 16},
     {"AF21", 18}, {"AF22", 20}, {"AF23", 22}, {"CS3", 24}, {"AF31", 26}, {"AF32", 28}, {"AF33", 30}, {"CS4", 32},
     {"AF41", 34}, {"AF42", 36}, {"AF43", 38}, {"CS5", 40}, {"VA", 44},   {"EF", 46},   {"CS6", 48},  {"CS7", 56},
 }};
-
-// The name, or the number where the code has none.
-inline std::string dscp_name(uint8_t code) {
-    for (const DscpName& known : dscp_names)
-        if (known.code == code) return std::string(known.name);
-    return std::to_string(code);
-}
 
 // How packets of a priority are marked where nothing else is asked for: EF, AF41, AF21, BE.
 constexpr uint8_t dscp_of(Priority priority) {

@@ -7,8 +7,8 @@
 // which here is each flow's own).
 //
 // Room is shared by dynamic thresholds (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet
-// Switches", IEEE/ACM ToN 1998): no flow may hold more than is free, times a factor of its priority. So there is room
-// for a new flow however many flood.
+// Switches", IEEE/ACM ToN 1998): no flow may hold more packets, and no class more bytes, than are free, times a
+// factor of the priority. So there is room for a new flow however many flood.
 //
 // Allocates nothing after it was made. One thread at a time; time is passed in.
 #pragma once

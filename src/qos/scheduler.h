@@ -2,10 +2,11 @@
 //
 //   1. Services below their guarantee, in turn.
 //   2. Priorities below their floor, P1 before P2 before P3.
-//   3. What is spare: P0 before P1 before P2 before P3; within a priority the services, and within those the flows,
-//   take
-//      turns by deficit round robin (Shreedhar and Varghese, "Efficient Fair Queueing Using Deficit Round Robin",
-//      SIGCOMM 1995, in the variant of RFC 8290 that serves while the deficit is positive).
+//   3. What is spare: P0 before P1 before P2 before P3.
+//
+// Within a priority the services, and within those the flows, take turns by deficit round robin (Shreedhar and
+// Varghese, "Efficient Fair Queueing Using Deficit Round Robin", SIGCOMM 1995, in the variant of RFC 8290 that serves
+// while the deficit is positive).
 //
 // No service passes its ceiling, nothing the link's rate. What a service gets of the spare counts for its guarantee,
 // and what a priority gets in any way for its floor: both say what is had at least, not what comes on top. Bytes are

@@ -73,8 +73,6 @@ class TokenBucket {
         return refilled_ + Duration(static_cast<int64_t>(std::min<uint64_t>(wait, longest_wait)));
     }
 
-    Rate rate() const { return {rate_}; }
-
   private:
     __extension__ using Product = unsigned __int128;
     static constexpr int64_t nanobits = 1'000'000'000;

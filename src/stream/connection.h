@@ -41,7 +41,8 @@ struct Connection : qos::Timer {  // the timer: header, connect or idle timeout,
     bool client_watched = false;  // by epoll
     bool keepalive = false;       // probes for a dead peer were asked for
     uint8_t dscp = 0;             // what both legs send with
-    bool queued = false;          // used up its budget, or its worker's attention is otherwise due
+    Priority priority() const { return service->view->priority_of(static_cast<uint8_t>(dscp << 2)); }
+    bool queued = false;  // used up its budget, or its worker's attention is otherwise due
 };
 
 // The contract promises 2 KiB of user memory a held idle connection; what is left is for the allocator.

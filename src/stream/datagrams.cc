@@ -105,13 +105,6 @@ void DatagramBatch::report_destination(int descriptor, bool is_v4) {
         set_option(descriptor, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
 }
 
-void DatagramBatch::report_traffic_class(int descriptor, bool is_v4, bool wanted) {
-    if (is_v4)
-        set_option(descriptor, IPPROTO_IP, IP_RECVTOS, wanted);
-    else
-        set_option(descriptor, IPPROTO_IPV6, IPV6_RECVTCLASS, wanted);
-}
-
 int DatagramBatch::receive(int descriptor) {
     for (size_t i = 0; i < capacity; ++i)
         in_[i].msg_hdr = {.msg_name = &in_names_[i],

@@ -84,7 +84,6 @@ class DatagramBatch {
 
     static void enable_runs(int descriptor);                     // UDP_GRO where the kernel has it
     static void report_destination(int descriptor, bool is_v4);  // for sockets bound to all addresses
-    static void report_traffic_class(int descriptor, bool is_v4, bool wanted);
 
   private:
     std::byte* memory_;

@@ -8,7 +8,6 @@
 #include <climits>
 #include <cstring>
 
-#include "stream/datagrams.h"
 #include "stream/marking.h"
 #include "stream/sockets.h"
 
@@ -98,9 +97,9 @@ Result<int> open_listener(const Service& service) {
 
 void refresh_listener(int descriptor, const Service& service, const QosSettings& qos) {
     const bool is_v4 = service.listen.ip.is_v4();
-    if (service.protocol == Protocol::udp) return DatagramBatch::report_traffic_class(descriptor, is_v4, qos.enabled);
+    if (service.protocol == Protocol::udp) return report_marks(descriptor, is_v4, qos.enabled);
     mark(descriptor, is_v4, qos.enabled ? dscp_of(service, qos) : 0);
-    remember_mark(descriptor, is_v4, qos.enabled && service.qos.trust);
+    report_marks(descriptor, is_v4, qos.enabled && service.qos.trust);
     limit_segments(descriptor, service);
     listen(descriptor, backlog_of(service));
 }

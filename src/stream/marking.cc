@@ -21,11 +21,11 @@ void mark(int descriptor, bool is_v4, uint8_t dscp) {
         set_option(descriptor, IPPROTO_IPV6, IPV6_TCLASS, dscp << 2);
 }
 
-void remember_mark(int listener, bool is_v4, bool wanted) {
+void report_marks(int descriptor, bool is_v4, bool wanted) {
     if (is_v4)
-        set_option(listener, IPPROTO_IP, IP_RECVTOS, wanted);
+        set_option(descriptor, IPPROTO_IP, IP_RECVTOS, wanted);
     else
-        set_option(listener, IPPROTO_IPV6, IPV6_RECVTCLASS, wanted);
+        set_option(descriptor, IPPROTO_IPV6, IPV6_RECVTCLASS, wanted);
 }
 
 std::optional<uint8_t> arrived_mark(int descriptor, bool is_v4) {

@@ -422,7 +422,7 @@ void Plane::measure(TimePoint now) {
     Implementation& plane = *implementation_;
     std::lock_guard lock(plane.mutex);
     const Duration elapsed = now - std::exchange(plane.measured, now);
-    if (elapsed <= Duration(0) || !plane.snapshot || !plane.snapshot->settings.qos.enabled) return;
+    if (elapsed <= Duration(0)) return;
     for (const ServiceViewPointer& view : plane.views)
         stream::measure(*view->state, elapsed);
 }

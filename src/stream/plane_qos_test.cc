@@ -134,12 +134,7 @@ TEST_F(PlaneQosTest, LosesNothingAndKeepsTheOrder) {
     ASSERT_TRUE(apply());
     const std::string bytes = random_bytes(20 << 20);
     Fd client = connect();
-    std::thread writer([&] {
-        write_bytes(client, bytes);
-        shutdown(client, SHUT_WR);
-    });
-    EXPECT_TRUE(read_bytes(client, bytes.size()) == bytes);
-    writer.join();
+    EXPECT_TRUE(echoed_to_the_end(client, bytes) == bytes);
     EXPECT_TRUE(is_closed(client));
     EXPECT_EQ(qos(true).processed_bytes, bytes.size());
     EXPECT_EQ(qos(false).processed_bytes, bytes.size());
@@ -220,7 +215,7 @@ TEST_F(PlaneQosTest, P0IsServedWhileP3FillsTheLink) {
 TEST_F(PlaneQosTest, MarksTcpOnBothLegs) {
     service.qos.priority = Priority::p1;
     Fd listener = bound_socket(SOCK_STREAM);
-    remember_mark(listener, true, true);
+    report_marks(listener, true, true);
     service.endpoints = {{{"127.0.0.1", local_address(listener).port}, "", 100}};
     ASSERT_TRUE(apply());
     Fd client = connect();
@@ -237,7 +232,7 @@ TEST_F(PlaneQosTest, MarksTcpOnBothLegs) {
 TEST_F(PlaneQosTest, KeepsATrustedMarkAndItsPriority) {
     service.qos.trust = true;
     Fd listener = bound_socket(SOCK_STREAM);
-    remember_mark(listener, true, true);
+    report_marks(listener, true, true);
     service.endpoints = {{{"127.0.0.1", local_address(listener).port}, "", 100}};
     ASSERT_TRUE(apply());
     Fd client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));

@@ -53,8 +53,8 @@ Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, ShapedService& s
         if (flow.asked) return Pumped::blocked;
         const uint32_t backlog = waiting_at(source);
         if (backlog == 0) return Pumped::blocked;
-        const Priority priority = connection.service->view->priority_of(static_cast<uint8_t>(connection.dscp << 2));
-        flow.granted = shaper.request(flow, service.at(priority), backlog, service.quantum(), context_.now);
+        flow.granted =
+            shaper.request(flow, service.at(connection.priority()), backlog, service.quantum(), context_.now);
         if (flow.granted == 0) return Pumped::blocked;
     }
     return Pumped::again;

@@ -262,10 +262,10 @@ void TcpProxy::forward(Connection& connection) {
         PathSlot& slot = connection.endpoint->path->slots[context_.worker];
         slot.received_bytes.add(up_moved);
         slot.sent_bytes.add(down_moved);
-        const Priority priority = connection.service->view->priority_of(static_cast<uint8_t>(connection.dscp << 2));
         ServiceSlot& service = connection.service->slot();
-        service.received_by_priority[static_cast<size_t>(priority)].add(up_moved);
-        service.sent_by_priority[static_cast<size_t>(priority)].add(down_moved);
+        const auto priority = static_cast<size_t>(connection.priority());
+        service.received_by_priority[priority].add(up_moved);
+        service.sent_by_priority[priority].add(down_moved);
     }
 
     if (up == Pumped::source_failed) return end(connection, Verdict::client_reset, true);

@@ -97,6 +97,16 @@ class PlaneTest : public ::testing::Test {
     static bool echoes(int descriptor, const std::string& text = "ping") {
         return write_bytes(descriptor, text) && read_bytes(descriptor, text.size()) == text;
     }
+    // Sends all of it and then the end, and reads as much meanwhile.
+    static std::string echoed_to_the_end(int descriptor, const std::string& bytes) {
+        std::thread writer([&] {
+            write_bytes(descriptor, bytes);
+            shutdown(descriptor, SHUT_WR);
+        });
+        std::string echoed = read_bytes(descriptor, bytes.size());
+        writer.join();
+        return echoed;
+    }
     static bool is_closed(int descriptor) {
         char byte;
         return wait_readable(descriptor) && recv(descriptor, &byte, 1, 0) <= 0;

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "stream/choose.h"
+#include "stream/marking.h"
 #include "stream/sockets.h"
 #include "stream/tag.h"
 
@@ -121,7 +122,7 @@ int UdpProxy::connect_to(const EndpointRuntime& endpoint, bool marks) {
     set_option(descriptor, SOL_SOCKET, SO_RCVBUF, buffer_bytes);
     set_option(descriptor, SOL_SOCKET, SO_SNDBUF, buffer_bytes);
     DatagramBatch::enable_runs(descriptor);
-    if (marks) DatagramBatch::report_traffic_class(descriptor, endpoint.address.ip.is_v4(), true);
+    if (marks) report_marks(descriptor, endpoint.address.ip.is_v4(), true);
     if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0) return descriptor;
     const int error = errno;
     close(descriptor);
@@ -259,7 +260,7 @@ void UdpProxy::service_changed(WorkerService& service) {
 // A session goes by the new view.
 void UdpProxy::settle(Session& session) {
     const ServiceView& view = *session.service->view;
-    DatagramBatch::report_traffic_class(session.descriptor, session.endpoint->address.ip.is_v4(), view.marks);
+    report_marks(session.descriptor, session.endpoint->address.ip.is_v4(), view.marks);
     timers_.arm(session, session.last_activity + view.idle_timeout);
 }
 
@@ -283,6 +284,7 @@ void UdpProxy::end(Session& session, Verdict reason) {
     release(*session.service, session.client.ip, session.admission);
     session.service->sessions.remove(session);
     session.ended = true;
+    session.end_reason = reason;
     ended_.push_back(&session);
 }
 

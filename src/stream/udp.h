@@ -43,8 +43,9 @@ struct Session : qos::Timer {  // the timer: idle
     Admission admission;
     bool answered = false;
     bool ended = false;
-    uint32_t number = 0;   // tells its datagrams apart from other sessions'
-    uint32_t waiting = 0;  // its parcels in the shaper; it is not freed before they are back
+    Verdict end_reason = Verdict::finished;  // once it has
+    uint32_t number = 0;                     // tells its datagrams apart from other sessions'
+    uint32_t waiting = 0;                    // its parcels in the shaper; it is not freed before they are back
     RunLimits up_limits, down_limits;
     uint64_t received_bytes = 0, sent_bytes = 0;
     TimePoint started, last_activity;
@@ -98,6 +99,7 @@ class UdpProxy {
     void take_back(Parcel& parcel);
     void send_parcels(std::span<ShapedPacket* const> packets);
     void drop_parcels(std::span<ShapedPacket* const> packets, Verdict reason);
+    void count_dropped(const Parcel& parcel, Verdict reason);
     Parcel& new_parcel();
 
     void count_unsent(Session& session, const SendResult& result);

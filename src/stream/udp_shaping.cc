@@ -91,7 +91,8 @@ void UdpProxy::send_parcels(std::span<ShapedPacket* const> packets) {
         if (!head.session->ended)
             send(*head.session, head.up, out_);
         else
-            head.session->state->slots[context_.worker].dropped[static_cast<size_t>(Verdict::drained)].add(out_.size());
+            for (size_t i = first; i < after; ++i)
+                count_dropped(static_cast<Parcel&>(*packets[i]), head.session->end_reason);
         for (size_t i = first; i < after; ++i)
             take_back(static_cast<Parcel&>(*packets[i]));
     }
@@ -100,13 +101,18 @@ void UdpProxy::send_parcels(std::span<ShapedPacket* const> packets) {
 void UdpProxy::drop_parcels(std::span<ShapedPacket* const> packets, Verdict reason) {
     for (ShapedPacket* packet : packets) {
         auto& parcel = static_cast<Parcel&>(*packet);
-        const Session& session = *parcel.session;
-        if (session.ended)
-            session.state->slots[context_.worker].dropped[static_cast<size_t>(reason)].add(parcel.piece.count());
-        else
-            account_drop(context_, *session.service, session.client, reason, {}, parcel.piece.count());
+        count_dropped(parcel, reason);
         take_back(parcel);
     }
+}
+
+// A session that has ended may outlive its service on this worker, but not the service's counters.
+void UdpProxy::count_dropped(const Parcel& parcel, Verdict reason) {
+    const Session& session = *parcel.session;
+    if (session.ended)
+        session.state->slots[context_.worker].dropped[static_cast<size_t>(reason)].add(parcel.piece.count());
+    else
+        account_drop(context_, *session.service, session.client, reason, {}, parcel.piece.count());
 }
 
 }  // namespace marchproxy::stream
