@@ -162,7 +162,9 @@ Result<void> Plane::Implementation::load(const Subject& subject) {
                 : fmt::format("packet.max_flows is {}, which would take more than half of this machine's free memory; "
                               "the flow table has room for {}",
                               settings.packet.max_flows, made.flows));
-    auto taken = take_over(subject);
+    // The process before may have had no service with IPv6.
+    auto taken = ipv6 ? programs_->make_room_for_ipv6_clients(*pins_) : Result<void>();
+    if (taken.ok()) taken = take_over(subject);
     if (!taken.ok()) unload();
     return taken;
 }
