@@ -31,7 +31,7 @@ SEC("xdp") int line(struct xdp_md* context) {
     struct flow_bucket* bucket = chunk ? flow_bucket_at(chunk, place.bucket, settings.alignment) : 0;
     if (!bucket) return XDP_ABORTED;
     // The next packet does not begin before this line is there, as it would not behind a whole program.
-    __sync_fetch_and_add(&seen, flow_read(bucket->identity[0]) == identity);
+    __sync_fetch_and_add(&seen, word_read(bucket->identity[0]) == identity);
     return XDP_DROP;
 }
 

@@ -21,7 +21,7 @@ namespace marchproxy::abi {
 // --- limits --------------------------------------------------------------------------------------------------------
 
 // Raised with every change of a shape here or of what it means: maps of another revision are not gone on with.
-enum { packet_revision = 7 };
+enum { packet_revision = 8 };
 
 enum {
     max_packet_services = 1 << 14,   // bits of an identity
@@ -76,6 +76,7 @@ enum service_flags {
     service_has_access = 1 << 1,      // its access tree has to be asked
     service_limits_packets = 1 << 3,  // its packet_limits have to be asked for each packet from a client
     service_limits_flows = 1 << 4,    // the same for each new flow
+    service_has_qos = 1 << 5,         // its packet_qos has to be asked for each packet
 };
 
 struct packet_service {
@@ -129,6 +130,26 @@ struct packet_limits {
     __u32 reserved;
 };
 ABI_ASSERT(sizeof(struct packet_limits) == 64, "one cache line");
+
+// Rates, priorities and marks of a service with qos, beside packet_service as packet_limits. Rates are token buckets of
+// payload (bpf/lib/shared_bucket.h); bits_per_second 0: no limit.
+enum { packet_priorities = 4, packet_marks = 64 };
+struct packet_rate {
+    __u64 bits_per_second;
+    __u32 burst, share;  // bytes; the share is what a CPU takes at once
+};
+struct packet_qos {
+    struct packet_rate rate[2];  // by direction
+    __u64 priorities[2];         // two bits for each DSCP that a packet may come with: its priority
+    __u8 marks;                  // whether packets are marked; else they keep what they come with
+    __u8 dscp;                   // with this
+    __u8 reserved[14];
+};
+ABI_ASSERT(sizeof(struct packet_qos) == 64, "one cache line");
+
+abi_inlined __u32 qos_priority(const struct packet_qos* qos, __u32 dscp) {
+    return qos->priorities[dscp >> 5 & 1] >> (dscp & 31) * 2 & 3;
+}
 
 // A client address at a service.
 struct source_key {
@@ -355,6 +376,19 @@ struct packet_counters {
 struct endpoint_counters {
     __u64 packets[2], bytes[2];
     __u64 flows, ended;
+};
+
+// Of a service with qos, by direction and priority. A CPU's.
+struct qos_counters {
+    __u64 left[2];                        // of the share that the CPU has taken of a rate; bits
+    __u64 bytes[2][packet_priorities];    // payload that was let through
+    __u64 dropped[2][packet_priorities];  // packets
+    __u64 dropped_bytes[2][packet_priorities];
+};
+
+// The words of a service's token buckets, by direction.
+struct qos_buckets {
+    __u64 word[2];
 };
 
 // What a service's limits are measured by.

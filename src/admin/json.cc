@@ -108,7 +108,7 @@ Json qos_class_json(const std::string& service, const telemetry::QosStatus& of) 
             {"delivered", std::llround(of.delivered)},
             {"processed_bytes", of.processed_bytes},
             {"queued_bytes", of.queued_bytes},
-            {"dropped", of.dropped_full + of.dropped_late},
+            {"dropped", of.dropped_full + of.dropped_late + of.dropped_over},
             {"marked", of.marked},
             {"delay_seconds", seconds(of.delay)}};
 }

@@ -79,6 +79,7 @@ void fill_qos(MetricSet& set, const telemetry::ServiceStatus& service) {
         sum.queued_bytes += of.queued_bytes;
         sum.dropped_full += of.dropped_full;
         sum.dropped_late += of.dropped_late;
+        sum.dropped_over += of.dropped_over;
         sum.marked += of.marked;
         sum.delay = std::max(sum.delay, of.delay);
     }
@@ -90,7 +91,8 @@ void fill_qos(MetricSet& set, const telemetry::ServiceStatus& service) {
                 std::chrono::duration<double>(sum.delay).count());
         set.add(Metric::marchproxy_qos_ecn_marked_total, {service.name, name}, sum.marked);
         for (const auto& [reason, count] :
-             {std::pair(Verdict::queue_full, sum.dropped_full), std::pair(Verdict::queue_delay, sum.dropped_late)})
+             {std::pair(Verdict::queue_full, sum.dropped_full), std::pair(Verdict::queue_delay, sum.dropped_late),
+              std::pair(Verdict::over_rate, sum.dropped_over)})
             set.add(Metric::marchproxy_qos_packets_dropped_total, {service.name, name, name_of(reason)}, count);
     }
 }

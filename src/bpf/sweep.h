@@ -43,7 +43,7 @@ inlined void find_back(struct swept* s, const struct packet_service* service) {
     if (service->forwarding == forwarding_dnat) s->back_identity = s->identity;
     if (!s->back_identity) return;
     const struct found back = find_flow(&endpoint_flows, s->back_identity);
-    if (back.cell) s->back_traffic = flow_read(back.cell->traffic);
+    if (back.cell) s->back_traffic = word_read(back.cell->traffic);
 }
 
 inlined void fill_traffic(struct flow_report* r, enum flow_direction direction, __u64 identity, __u64 traffic,
@@ -122,10 +122,10 @@ __noinline int visit(__u32 number, struct sweep* run) {
     if (!run) return 0;
     struct flow_cell* cell = cell_at(&client_flows, number);
     if (!cell) return 0;
-    struct swept s = {.identity = flow_read(cell->identity)};
+    struct swept s = {.identity = word_read(cell->identity)};
     if (!s.identity || s.identity & flow_identity_tentative) return 0;
-    s.target = flow_read(cell->target);
-    s.traffic = flow_read(cell->traffic);
+    s.target = word_read(cell->target);
+    s.traffic = word_read(cell->traffic);
     if (!read_client(s.identity, s.identity & flow_identity_v6, number, &s.client)) return 0;
     s.service = s.client.service;
     const struct packet_service* service = bpf_map_lookup_elem(&services, &s.service);
@@ -161,7 +161,7 @@ static long sweep_bucket(__u32 i, void* context) {
     if (!bucket) return 1;  // past the table
     __u64 used = 0;
     flow_unrolled for (int slot = 0; slot < flow_cells; ++slot) used |=
-        flow_differ(flow_read(bucket->identity[slot]), 0) << slot;
+        flow_differ(word_read(bucket->identity[slot]), 0) << slot;
     if (!used) return 0;
     for (int slot = 0; slot < flow_cells; ++slot)
         if (used >> slot & 1) visit(number * flow_cells + slot, run);

@@ -43,6 +43,7 @@ void Counts::read(const Programs& programs) {
     read_none(programs);
     for (const CountedService& counted : configured_) {
         read_service(programs, counted);
+        if (counted.has_qos) read_qos(programs, counted);
         read_endpoints(programs, counted, paths_of(counted).size() > 1);
     }
     for (const uint32_t index : others_)
@@ -78,6 +79,29 @@ void Counts::read_service(const Programs& programs, const CountedService& counte
     path.flows += now->flows - before.flows;
 }
 
+void Counts::read_qos(const Programs& programs, const CountedService& counted) {
+    const auto now = programs.qos_counters(counted.index);
+    if (!now.ok()) return;
+    const abi::qos_counters before = step(qos_before_, counted.index, *now);
+    Service& sums = service(counted.name);
+    for (const auto direction : {direction_up, direction_down})
+        for (size_t i = 0; i < abi::packet_priorities; ++i) {
+            QosClass& of = sums.qos[direction][i];
+            of.bytes += now->bytes[direction][i] - before.bytes[direction][i];
+            of.dropped += now->dropped[direction][i] - before.dropped[direction][i];
+            of.dropped_bytes += now->dropped_bytes[direction][i] - before.dropped_bytes[direction][i];
+        }
+}
+
+void Counts::measure(TimePoint now) {
+    const Duration elapsed = now - std::exchange(measured_, now);
+    if (elapsed <= Duration(0)) return;
+    for (const auto& [name, sums] : services_)
+        for (auto& direction : sums->qos)
+            for (QosClass& of : direction)
+                of.meter.look(of.bytes + of.dropped_bytes, of.bytes, elapsed);
+}
+
 void Counts::read_endpoints(const Programs& programs, const CountedService& counted, bool several_paths) {
     for (const auto& [index, name] : counted.paths) {
         const auto now = programs.endpoint_counters(index);
@@ -108,6 +132,18 @@ void Counts::fill(const std::string& name, telemetry::ServiceStatus& status) con
     status.uncounted_sources = sums.uncounted;
     status.dropped = sums.dropped;
     status.duration = sums.duration.values();
+    for (const auto direction : {direction_up, direction_down})
+        for (size_t i = 0; i < abi::packet_priorities; ++i) {
+            const QosClass& of = sums.qos[direction][i];
+            status.qos.push_back({.up = direction == direction_up,
+                                  .priority = static_cast<Priority>(i),
+                                  .rate = {},
+                                  .guarantee = {},
+                                  .offered = of.meter.offered(),
+                                  .delivered = of.meter.delivered(),
+                                  .processed_bytes = of.bytes,
+                                  .dropped_over = of.dropped});
+        }
     for (const auto& [path, counts] : sums.paths)
         status.paths.push_back({.path = path,
                                 .decisions = counts.flows,

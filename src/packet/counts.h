@@ -12,6 +12,7 @@
 #include "abi/packet.h"
 #include "abi/verdicts.h"
 #include "packet/programs.h"
+#include "telemetry/meter.h"
 #include "telemetry/status.h"
 
 namespace marchproxy::packet {
@@ -23,6 +24,7 @@ struct CountedService {
     // By number, the path of each of its endpoints. An endpoint that several services share is counted with the first
     // of them, where a service has endpoints on several paths; where it has one path, its own counters say it all.
     std::map<uint32_t, std::string> paths;
+    bool has_qos = false;
 };
 
 class Counts {
@@ -35,11 +37,14 @@ class Counts {
     // Adds what has been counted since the last time.
     void read(const Programs& programs);
     // Numbers that are given to somebody else begin anew.
-    void forget_service(uint32_t index) { services_before_.erase(index); }
+    void forget_service(uint32_t index) { services_before_.erase(index), qos_before_.erase(index); }
     void forget_endpoint(uint32_t index) { endpoints_before_.erase(index); }
     void clear_configuration() {
-        configured_.clear(), others_.clear(), services_before_.clear(), endpoints_before_.clear();
+        configured_.clear(), others_.clear(), services_before_.clear(), endpoints_before_.clear(), qos_before_.clear();
     }
+
+    // Once in a while, after read(): how fast services' traffic comes and goes.
+    void measure(TimePoint now);
 
     void flow_ended(const std::string& service, const std::string& path, Verdict why, Duration duration);
 
@@ -57,17 +62,23 @@ class Counts {
         uint64_t flows = 0, received_bytes = 0, sent_bytes = 0;
         std::array<uint64_t, verdict_count> ended{};
     };
+    struct QosClass {
+        uint64_t bytes = 0, dropped = 0, dropped_bytes = 0;
+        telemetry::Meter meter;
+    };
     struct Service {
         uint64_t received_packets = 0, sent_packets = 0;
         uint64_t cookies = 0, proven = 0, uncounted = 0;
         std::array<uint64_t, verdict_count> dropped{};
         telemetry::Histogram duration;
         std::map<std::string, Path> paths;
+        std::array<std::array<QosClass, abi::packet_priorities>, 2> qos;  // by direction and priority
     };
 
     Service& service(const std::string& name);
     void read_none(const Programs& programs);
     void read_service(const Programs& programs, const CountedService& counted);
+    void read_qos(const Programs& programs, const CountedService& counted);
     void read_endpoints(const Programs& programs, const CountedService& counted, bool several_paths);
 
     std::vector<CountedService> configured_;
@@ -76,6 +87,8 @@ class Counts {
     std::array<uint64_t, verdict_count> dropped_of_none_{};
     std::map<uint32_t, abi::packet_counters> services_before_;
     std::map<uint32_t, abi::endpoint_counters> endpoints_before_;
+    std::map<uint32_t, abi::qos_counters> qos_before_;
+    TimePoint measured_{};
 };
 
 }  // namespace marchproxy::packet

@@ -238,6 +238,8 @@ class Frame {
         return addresses(true, source, destination);
     }
     Frame ttl(uint8_t value) const { return with(&Frame::ttl_, value); }
+    Frame traffic_class(uint8_t value) const { return with(&Frame::traffic_class_, value); }  // DSCP and ECN
+    Frame flow_label(uint32_t value) const { return with(&Frame::flow_label_, value); }       // IPv6
     Frame ip_options(Bytes options) const { return with(&Frame::options_, std::move(options)); }
     Frame fragment(uint16_t word) const { return with(&Frame::fragment_, word); }
     // An IPv6 extension header of this type; its first two bytes are written for it, the rest are `body`.
@@ -292,7 +294,8 @@ class Frame {
     uint16_t fragment_ = 0, source_port_ = 0, destination_port_ = 0;
     uint32_t sequence_ = 1, acknowledged_ = 2;  // as if the other side began with 1, too
     uint16_t window_ = 65'535;
-    uint8_t ttl_ = 64, protocol_ = udp_protocol, flags_ = 0;
+    uint8_t ttl_ = 64, protocol_ = udp_protocol, flags_ = 0, traffic_class_ = 0;
+    uint32_t flow_label_ = 0;
     std::string payload_ = "payload";
     size_t padding_ = 0;
 };
@@ -343,12 +346,13 @@ inline Bytes Frame::bytes() const {
 
     Bytes ip(v6_ ? 8 : 12);
     if (v6_) {
-        ip[0] = 0x60;
+        put32(ip, 0, 6U << 28 | uint32_t{traffic_class_} << 20 | flow_label_);
         put16(ip, 4, static_cast<unsigned>(behind.size()));
         ip[6] = extensions_.empty() ? protocol_ : extensions_[0].first;
         ip[7] = ttl_;
     } else {
         ip[0] = static_cast<uint8_t>(0x40 | (20 + options_.size()) / 4);
+        ip[1] = traffic_class_;
         put16(ip, 2, static_cast<unsigned>(20 + options_.size() + behind.size()));
         put16(ip, 4, 0x1234);
         put16(ip, 6, fragment_);

@@ -1,5 +1,6 @@
 #include "packet/machine.h"
 
+#include <bpf/libbpf.h>
 #include <fmt/format.h>
 #include <ifaddrs.h>
 #include <netinet/in.h>
@@ -49,6 +50,11 @@ PortRange free_ports() {
     uint32_t first = 0, last = 0;
     std::ifstream("/proc/sys/net/ipv4/ip_local_port_range") >> first >> last;
     return first == 0 ? PortRange{} : ports_beside(first, last);
+}
+
+unsigned possible_cpus() {
+    const int cpus = libbpf_num_possible_cpus();
+    return cpus > 0 ? static_cast<unsigned>(cpus) : 1;
 }
 
 uint64_t available_memory() {

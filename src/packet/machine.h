@@ -24,6 +24,8 @@ struct PortRange {
 PortRange ports_beside(uint32_t first_local, uint32_t last_local);  // the larger part, above 1023
 PortRange free_ports();
 
+unsigned possible_cpus();  // that packets may come in on, now or later
+
 uint64_t available_memory();  // bytes; 0: unknown
 
 // Lets the programs ask for routes as the machine itself does, from the loopback interface: the kernel answers only for

@@ -24,6 +24,9 @@ class Maps final : public MapTarget {
     Result<void> set_limits(uint32_t service, const abi::packet_limits& limits) override {
         return programs_.set_limits(service, limits);
     }
+    Result<void> set_qos(uint32_t service, const abi::packet_qos& qos) override {
+        return programs_.set_qos(service, qos);
+    }
     Result<void> set_service(uint32_t index, const abi::packet_service& service) override {
         return programs_.set_service(index, service);
     }

@@ -18,7 +18,10 @@ class Fragments : public Plane {
     static void age_fragments(uint32_t seconds) {
         const int map = programs->map("fragments");
         std::array<uint8_t, 40> key{};
-        std::array<uint32_t, 16> way{};  // the second is the last word
+        bpf_map_info info{};
+        uint32_t size = sizeof info;
+        ASSERT_EQ(bpf_obj_get_info_by_fd(map, &info, &size), 0);
+        std::vector<uint32_t> way(info.value_size / 4);  // the second is the last word
         int entries = 0;
         for (void* before = nullptr; bpf_map_get_next_key(map, before, key.data()) == 0;
              before = key.data(), ++entries) {

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "packet/directory.h"
+#include "packet/qos_records.h"
 #include "packet/ring.h"
 #include "packet/source_runs.h"
 
@@ -178,8 +179,12 @@ void Planner::take_service(const PlannedService& planned) {
     record.new_flow_tolerance = limit.tolerance;
     const abi::packet_limits limits = packet_limits_of(service);
     record.flags |= flags_of(limits);
-    made_.plan.services[index] = record;
     if (!same_bytes(limits, abi::packet_limits{})) made_.plan.limits[index] = limits;
+    if (input_.qos.enabled) {
+        record.flags |= abi::service_has_qos;
+        made_.plan.qos[index] = packet_qos_of(service, input_.qos, input_.cpus);
+    }
+    made_.plan.services[index] = record;
 
     if (!planned.access) return;
     made_.plan.access[index] = planned.access;
@@ -334,7 +339,7 @@ bool same_records(const std::map<uint32_t, T>& a, const std::map<uint32_t, T>& b
 }  // namespace
 
 bool operator==(const Plan& a, const Plan& b) {
-    return same_records(a.services, b.services) && same_records(a.limits, b.limits) &&
+    return same_records(a.services, b.services) && same_records(a.limits, b.limits) && same_records(a.qos, b.qos) &&
            same_records(a.endpoints, b.endpoints) && same_records(a.sources, b.sources) && a.rings == b.rings &&
            same(a.access, b.access) &&
            std::equal(a.directory.begin(), a.directory.end(), b.directory.begin(), b.directory.end(),

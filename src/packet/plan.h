@@ -25,6 +25,7 @@ namespace marchproxy::packet {
 struct Plan {
     std::map<uint32_t, abi::packet_service> services;    // by index; an index that is not there has no record
     std::map<uint32_t, abi::packet_limits> limits;       // by index of the service; none empty
+    std::map<uint32_t, abi::packet_qos> qos;             // the same
     std::map<uint32_t, abi::packet_endpoint> endpoints;  // by index
     std::map<uint32_t, abi::address> sources;            // by index
     std::map<uint32_t, std::vector<uint32_t>> rings;     // by first slot
@@ -48,9 +49,11 @@ struct PlannedService {
 struct PlanInput {
     std::vector<PlannedService> services;
     StreamSettings stream;  // its idle timeouts are the packet plane's too
+    QosSettings qos;
     SourceAddresses sources;
     std::set<IpAddress> own;  // the machine's addresses: what is asked of them it answers itself
     Capacity capacity;
+    unsigned cpus = 1;  // that packets may come in on
 };
 
 struct Planned {

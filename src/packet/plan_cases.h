@@ -56,6 +56,7 @@ struct World {
         };
         PlanInput made{.services = {},
                        .stream = snapshot.settings.stream,
+                       .qos = snapshot.settings.qos,
                        .sources = around.sources,
                        .own = own,
                        .capacity = capacity};

@@ -212,6 +212,40 @@ TEST(Plan, WhatIsUsedUpIsNamed) {
     EXPECT_THAT(make_plan(world.input(), Indexes::within(1, 64), {}).error(), HasSubstr("service web"));
 }
 
+TEST(Plan, HoldsTheQosOfServicesWhereItIsOn) {
+    World world;
+    Service& dns = world.add("dns", "203.0.113.1:53", {"10.0.1.1:53"});
+    dns.protocol = Protocol::udp;
+    dns.qos.rate.down = Rate{1'000'000'000};
+    dns.qos.priority = Priority::p0;
+    const auto off = make_plan(world.input(), world.indexes, {});
+    ASSERT_TRUE(off) << off.error();
+    EXPECT_TRUE(off->plan.qos.empty());
+    EXPECT_FALSE(off->plan.services.at(1).flags & abi::service_has_qos);
+
+    world.snapshot.settings.qos.enabled = true;
+    PlanInput input = world.input();
+    input.cpus = 4;
+    const auto on = make_plan(input, world.indexes, off->plan);
+    ASSERT_TRUE(on) << on.error();
+    EXPECT_TRUE(on->plan.services.at(1).flags & abi::service_has_qos);
+    EXPECT_FALSE(on->plan == off->plan);
+    const abi::packet_qos& qos = on->plan.qos.at(1);
+    EXPECT_EQ(qos.rate[abi::direction_up].bits_per_second, 0U);
+    const abi::packet_rate& down = qos.rate[abi::direction_down];
+    EXPECT_EQ(down.bits_per_second, 1'000'000'000U);
+    EXPECT_EQ(down.burst + 4 * down.share, 625'000U) << "5 ms";
+    EXPECT_EQ(down.share, 39'062U);
+    EXPECT_EQ(qos.dscp, 46) << "EF, as P0 is marked";
+    EXPECT_EQ(qos_priority(&qos, 8), 0U);
+
+    // A rate at which 5 ms are not a packet: no shares.
+    world.snapshot.services[0].qos.rate.down = Rate{1'000'000};
+    const auto slow = make_plan(world.input(), world.indexes, {});
+    EXPECT_EQ(slow->plan.qos.at(1).rate[abi::direction_down].share, 0U);
+    EXPECT_GE(slow->plan.qos.at(1).rate[abi::direction_down].burst, 1'448U);
+}
+
 TEST(Plan, HoldsTheLimitsThatAServiceHas) {
     World world;
     world.add("web", "203.0.113.1:80", {"10.0.1.1:80"});

@@ -128,7 +128,10 @@ void Plane::Implementation::name_origins() {
 void Plane::Implementation::count_services() {
     std::vector<CountedService> counted;
     for (const auto& [index, key] : indexes_.services.owners())
-        counted.push_back({.name = key.name, .index = index, .paths = origins_.paths_of(index)});
+        counted.push_back({.name = key.name,
+                           .index = index,
+                           .paths = origins_.paths_of(index),
+                           .has_qos = held_.qos.contains(index)});
     std::set<uint32_t> others;  // of an earlier process: nobody here knows whose they were
     for (const auto& [index, key] : indexes_.endpoints.owners())
         others.insert(index);
@@ -313,6 +316,7 @@ void Plane::Implementation::sweep(TimePoint now) {
 void Plane::Implementation::look_after(TimePoint now) {
     look_after_at_ = now + look_after_interval;
     counts_.read(*programs_);
+    counts_.measure(now);
     if (!failure_.empty()) settle();
     if (!interfaces_->complete(*attacher_)) interfaces_->attach(*attacher_, *programs_);
     release_numbers();

@@ -222,9 +222,11 @@ std::vector<Target> Plane::Implementation::targets_now(const Service& service, c
 Result<Planned> Plane::Implementation::plan(const Subject& subject) {
     PlanInput input{.services = {},
                     .stream = subject.snapshot->settings.stream,
+                    .qos = subject.snapshot->settings.qos,
                     .sources = subject.sources,
                     .own = subject.own,
-                    .capacity = programs_->capacity()};
+                    .capacity = programs_->capacity(),
+                    .cpus = possible_cpus()};
     for (size_t i = 0; i < subject.snapshot->services.size(); ++i) {
         const Service& service = subject.snapshot->services[i];
         if (subject.carries(i))

@@ -200,6 +200,7 @@ class Plane : public ::testing::TestWithParam<Hook> {
         const std::vector<uint64_t> none(static_cast<size_t>(libbpf_num_possible_cpus()));
         for (uint32_t i = 1; i < place_count; ++i) {
             expect(programs->set_limits(i, {}));
+            expect(programs->set_qos(i, {}));
             set_admission(i, {});
             ASSERT_EQ(bpf_map_update_elem(programs->map("packet_credits"), &i, none.data(), BPF_ANY), 0);
         }

@@ -20,6 +20,9 @@ telemetry::ServiceStatus Plane::Implementation::status_of(const Service& service
     const ServiceKey key{service.name, service.protocol, service.listen, forwarding_of(service)};
     if (const auto index = indexes_.services.find(key)) status.active_connections = counts_.live_of_service(*index);
     counts_.fill(service.name, status);
+    const QosSettings& qos = current_->snapshot->settings.qos;
+    status.qos =
+        qos.enabled ? telemetry::shown(status.qos, service.qos, status.priority) : std::vector<telemetry::QosStatus>();
     for (const Endpoint& endpoint : service.endpoints) {
         const std::vector<SocketAddress> addresses = addresses_of(endpoint, current_->resolution);
         telemetry::EndpointStatus one{
@@ -62,9 +65,13 @@ Status Plane::Implementation::status() const {
         counts_.fill(name, removed);
         status.services.push_back(std::move(removed));
     }
+    size_t resting = 0;
+    for (size_t i = 0; i < snapshot.services.size(); ++i)
+        resting += assigned[i].packet && snapshot.services[i].qos != ServiceQos{};
     const std::string unattached = why_unattached();
     status.running = programs_ && unattached.empty();
     status.notes = notes_;
+    if (resting > 0 && !snapshot.settings.qos.enabled) status.notes.push_back(telemetry::resting_qos_note(resting));
     status.dropped = counts_.dropped_of_none();
     for (size_t i = 0; i < snapshot.services.size(); ++i)
         if (!assigned[i].packet && snapshot.services[i].forwarding != Forwarding::nat)

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "bpf/lib/shared_bucket.h"
 #include "model/descriptor.h"
 #include "packet/directory.h"
 #include "packet/libbpf_messages.h"
@@ -133,6 +134,8 @@ void size_maps(packet_bpf& skeleton, const Capacity& capacity, uint32_t chunks) 
     bpf_map__set_max_entries(skeleton.maps.admissions, capacity.services);
     bpf_map__set_max_entries(skeleton.maps.limits, capacity.services);
     bpf_map__set_max_entries(skeleton.maps.packet_credits, capacity.services);
+    for (bpf_map* of_services : {skeleton.maps.qos, skeleton.maps.qos_buckets, skeleton.maps.qos_counts})
+        bpf_map__set_max_entries(of_services, capacity.services);
     bpf_map__set_max_entries(skeleton.maps.source_flows, sources_for(capacity.flows, abi::counted_sources));
     bpf_map__set_max_entries(skeleton.maps.source_rates, sources_for(capacity.flows, abi::rated_sources));
     bpf_map__set_max_entries(skeleton.maps.proofs, sources_for(capacity.flows, abi::syn_proofs));
@@ -343,6 +346,21 @@ void Programs::forget_sources(uint32_t service) {
     }
 }
 
+Result<void> Programs::set_qos(uint32_t service, const abi::packet_qos& qos) {
+    abi::packet_qos before{};
+    (void)bpf_map__lookup_elem(skeleton_->maps.qos, &service, sizeof service, &before, sizeof before, 0);
+    if (auto written = write(skeleton_->maps.qos, service, qos); !written.ok()) return written;
+    abi::qos_buckets buckets{};
+    (void)bpf_map__lookup_elem(skeleton_->maps.qos_buckets, &service, sizeof service, &buckets, sizeof buckets, 0);
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);  // bpf_ktime_get_ns()
+    const uint64_t time = uint64_t(now.tv_sec) * 1'000'000'000 + uint64_t(now.tv_nsec);
+    for (const abi::flow_direction direction : {abi::direction_up, abi::direction_down})
+        if (const uint64_t rate = qos.rate[direction].bits_per_second; rate != before.rate[direction].bits_per_second)
+            buckets.word[direction] = abi::bits_carried(rate, time);
+    return write(skeleton_->maps.qos_buckets, service, buckets);
+}
+
 Result<void> Programs::set_endpoint(uint32_t index, const abi::packet_endpoint& endpoint) {
     return write(skeleton_->maps.endpoints, index, endpoint);
 }
@@ -430,9 +448,13 @@ Result<abi::endpoint_counters> Programs::endpoint_counters(uint32_t index) const
     return sum<abi::endpoint_counters>(skeleton_->maps.endpoint_counts, index);
 }
 
+Result<abi::qos_counters> Programs::qos_counters(uint32_t service) const {
+    return sum<abi::qos_counters>(skeleton_->maps.qos_counts, service);
+}
 Result<void> Programs::clear_service(uint32_t index) {
     forget_sources(index);
     if (auto written = write(skeleton_->maps.admissions, index, abi::admission{}); !written.ok()) return written;
+    if (auto cleared = clear<abi::qos_counters>(skeleton_->maps.qos_counts, index); !cleared.ok()) return cleared;
     return clear<abi::packet_counters>(skeleton_->maps.service_counts, index);
 }
 Result<void> Programs::clear_endpoint(uint32_t index) {

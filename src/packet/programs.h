@@ -36,6 +36,8 @@ class Programs {
     Result<void> set_service(uint32_t index, const abi::packet_service& service);
     // Where connections_per_source begins to hold, counting begins anew, with the flows that begin from now on.
     Result<void> set_limits(uint32_t service, const abi::packet_limits& limits);
+    // A rate that changes begins with neither burst nor debt.
+    Result<void> set_qos(uint32_t service, const abi::packet_qos& qos);
     Result<void> set_endpoint(uint32_t index, const abi::packet_endpoint& endpoint);
     Result<void> set_source(uint32_t index, const abi::address& address);
     Result<void> set_ring(uint32_t first, std::span<const uint32_t> endpoints);
@@ -61,6 +63,7 @@ class Programs {
     // Sums over CPUs. What is counted as begun and not as ended lives.
     Result<abi::packet_counters> service_counters(uint32_t index) const;  // 0: packets of no service
     Result<abi::endpoint_counters> endpoint_counters(uint32_t index) const;
+    Result<abi::qos_counters> qos_counters(uint32_t service) const;
     // Nothing is known of the index any more: counters, and of a service what its limits are measured by. No flow may
     // carry it, and no packet find it.
     Result<void> clear_service(uint32_t index);

@@ -92,6 +92,7 @@ Result<Plan> read_back(const Programs& programs) {
     try {
         plan.services = records_of<abi::packet_service>(programs, "services", capacity.services);
         plan.limits = records_of<abi::packet_limits>(programs, "limits", capacity.services);
+        plan.qos = records_of<abi::packet_qos>(programs, "qos", capacity.services);
         plan.endpoints = records_of<abi::packet_endpoint>(programs, "endpoints", capacity.endpoints);
         plan.sources = records_of<abi::address>(programs, "source_addresses", abi::max_source_addresses);
         read_rings(programs, plan);

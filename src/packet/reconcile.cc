@@ -35,6 +35,7 @@ class Reconciler {
         widen_directory();
         widen_access();
         write_limits();
+        write_qos();
         write_services(true);
         replace_directory();
         write_services(false);
@@ -51,6 +52,7 @@ class Reconciler {
     void widen_directory();
     void widen_access();
     void write_limits();
+    void write_qos();
     void write_services(bool found);
     void replace_access(const AccessTrees& trees);
     void replace_directory();
@@ -132,6 +134,11 @@ void Reconciler::write_limits() {
         if (!holds(held_.limits, service, limits)) changes_.push_back(WriteLimits{service, limits});
 }
 
+void Reconciler::write_qos() {
+    for (const auto& [service, qos] : wanted_.qos)
+        if (!holds(held_.qos, service, qos)) changes_.push_back(WriteQos{service, qos});
+}
+
 void Reconciler::write_services(bool found) {
     for (const auto& [index, service] : wanted_.services)
         if (found_.contains(index) == found && !holds(held_.services, index, service))
@@ -162,6 +169,8 @@ void Reconciler::clear() {
         if (!wanted_.services.contains(index)) changes_.push_back(ClearService{index});
     for (const auto& [service, limits] : held_.limits)
         if (!wanted_.limits.contains(service)) changes_.push_back(ClearLimits{service});
+    for (const auto& [service, qos] : held_.qos)
+        if (!wanted_.qos.contains(service)) changes_.push_back(ClearQos{service});
     for (const auto& [index, endpoint] : held_.endpoints)
         if (!wanted_.endpoints.contains(index)) changes_.push_back(ClearEndpoint{index});
     for (const auto& [index, address] : held_.sources)
@@ -198,6 +207,9 @@ struct Apply {
     Result<void> operator()(const WriteLimits& c) {
         return noting(target.set_limits(c.service, c.limits), [&] { held.limits[c.service] = c.limits; });
     }
+    Result<void> operator()(const WriteQos& c) {
+        return noting(target.set_qos(c.service, c.qos), [&] { held.qos[c.service] = c.qos; });
+    }
     Result<void> operator()(const WriteService& c) {
         return noting(target.set_service(c.index, c.service), [&] { held.services[c.index] = c.service; });
     }
@@ -209,6 +221,9 @@ struct Apply {
     }
     Result<void> operator()(const ClearLimits& c) {
         return noting(target.set_limits(c.service, {}), [&] { held.limits.erase(c.service); });
+    }
+    Result<void> operator()(const ClearQos& c) {
+        return noting(target.set_qos(c.service, {}), [&] { held.qos.erase(c.service); });
     }
     Result<void> operator()(const ClearEndpoint& c) {
         return noting(target.set_endpoint(c.index, {}), [&] { held.endpoints.erase(c.index); });

@@ -10,7 +10,7 @@
 //   endpoint
 //                        may come as soon as 6 lets a flow begin there
 //   5 access lists       of all services at once; those of services that go stay
-//   6 limits, services   those that packets are to find. A ring is one word of the record and changes at once
+//   6 limits, qos, services  those that packets are to find. A ring is one word of the record and changes at once
 //   7 directory          as it is to be. When the call returns, no packet is under way that saw anything from before:
 //                        replacing a map in a map waits for that (kernel, maybe_wait_bpf_programs)
 //   8 what nobody finds any more: services out of the directory, their access lists, what endpoints lose, what was
@@ -53,6 +53,10 @@ struct WriteLimits {
     uint32_t service;
     abi::packet_limits limits;
 };
+struct WriteQos {
+    uint32_t service;
+    abi::packet_qos qos;
+};
 struct ReplaceDirectory {
     std::vector<abi::directory_entry> entries;
 };
@@ -60,6 +64,9 @@ struct ClearService {
     uint32_t index;
 };
 struct ClearLimits {
+    uint32_t service;
+};
+struct ClearQos {
     uint32_t service;
 };
 struct ClearEndpoint {
@@ -72,8 +79,9 @@ struct LeaveRing {  // writes nothing: its slots are free
     uint32_t first;
 };
 
-using MapChange = std::variant<WriteSource, WriteEndpoint, WriteRing, ReplaceAccess, WriteLimits, WriteService,
-                               ReplaceDirectory, ClearService, ClearLimits, ClearEndpoint, ClearSource, LeaveRing>;
+using MapChange =
+    std::variant<WriteSource, WriteEndpoint, WriteRing, ReplaceAccess, WriteLimits, WriteQos, WriteService,
+                 ReplaceDirectory, ClearService, ClearLimits, ClearQos, ClearEndpoint, ClearSource, LeaveRing>;
 
 // `wanted` was made by make_plan over `held`.
 std::vector<MapChange> reconcile(const Plan& held, const Plan& wanted);
@@ -87,6 +95,7 @@ class MapTarget {
     virtual Result<void> set_ring(uint32_t first, std::span<const uint32_t> endpoints) = 0;
     virtual Result<void> set_access(const AccessTrees& trees) = 0;
     virtual Result<void> set_limits(uint32_t service, const abi::packet_limits& limits) = 0;
+    virtual Result<void> set_qos(uint32_t service, const abi::packet_qos& qos) = 0;
     virtual Result<void> set_service(uint32_t index, const abi::packet_service& service) = 0;
     // Returns when no packet is under way that saw the one before.
     virtual Result<void> set_directory(std::span<const abi::directory_entry> entries) = 0;

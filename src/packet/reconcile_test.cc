@@ -22,6 +22,7 @@ class Maps final : public MapTarget {
     std::map<uint32_t, abi::packet_endpoint> endpoints;
     std::map<uint32_t, abi::packet_service> services;
     std::map<uint32_t, abi::packet_limits> limits;
+    std::map<uint32_t, abi::packet_qos> qos;
     std::map<uint32_t, uint32_t> slots;
     AccessTrees access;
     std::vector<abi::directory_entry> directory;
@@ -50,6 +51,9 @@ class Maps final : public MapTarget {
     Result<void> set_limits(uint32_t service, const abi::packet_limits& l) override {
         return write([&] { limits[service] = l; });
     }
+    Result<void> set_qos(uint32_t service, const abi::packet_qos& q) override {
+        return write([&] { qos[service] = q; });
+    }
     Result<void> set_service(uint32_t index, const abi::packet_service& s) override {
         return write([&] { services[index] = s; });
     }
@@ -75,6 +79,9 @@ class Maps final : public MapTarget {
         constexpr uint32_t asking = abi::service_limits_packets | abi::service_limits_flows;
         for (const auto& [index, s] : services)
             EXPECT_EQ(flags_of(limits[index]) & s.flags, s.flags & asking) << "service " << index;
+        for (const auto& [index, s] : services)
+            EXPECT_TRUE(!(s.flags & abi::service_has_qos) || !same_bytes(qos[index], abi::packet_qos{}))
+                << "service " << index;
     }
 
     void check_directory() {
@@ -189,6 +196,7 @@ class Reconciling : public ::testing::Test {
 
     void change_world() {
         world.snapshot.services.clear();
+        world.snapshot.settings.qos.enabled = random() % 2;
         world.down.clear();
         world.draining.clear();
         for (int i = 0; i < 4; ++i) {

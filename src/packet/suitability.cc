@@ -72,8 +72,16 @@ Reason by_limits(const Service& service, const Surroundings& around) {
     return {};
 }
 
-Reason by_qos(const Service&, const Surroundings& around) {
-    if (around.settings->qos.enabled) return "qos.enabled: rates, priorities and marks are not in the packet plane yet";
+// Here packets are marked, and dropped above a rate. What has to wait for its turn, does so in the stream plane.
+Reason by_qos(const Service& service, const Surroundings& around) {
+    const QosSettings& settings = around.settings->qos;
+    if (!settings.enabled) return {};
+    constexpr const char* waits = "what waits for its turn does so in the stream plane";
+    if (settings.link_rate) return fmt::format("qos.link_rate has services take turns, and {}", waits);
+    if (service.qos.guarantee.up || service.qos.guarantee.down) return fmt::format("qos.guarantee: {}", waits);
+    if (service.qos.ecn) return fmt::format("qos.ecn marks what waited too long, and {}", waits);
+    if (service.protocol == Protocol::tcp && (service.qos.rate.up || service.qos.rate.down))
+        return fmt::format("qos.rate: TCP that is dropped above a rate comes nowhere near it; {}", waits);
     return {};
 }
 

@@ -45,7 +45,33 @@ const Row rows[] = {
     {"a long time for all", "5h",
      [](Service&, World& w) { w.snapshot.settings.stream.idle_timeout = std::chrono::hours(5); }},
     {"rates that rest", "", [](Service& s, World&) { s.qos.rate.up = Rate{1'000'000}; }},
-    {"qos", "qos.enabled", [](Service&, World& w) { w.snapshot.settings.qos.enabled = true; }},
+    {"marks", "", [](Service&, World& w) { w.snapshot.settings.qos.enabled = true; }},
+    {"a rate of datagrams", "",
+     [](Service& s, World& w) {
+         w.snapshot.settings.qos.enabled = true;
+         s.protocol = Protocol::udp;
+         s.qos.rate.up = Rate{1'000'000};
+     }},
+    {"a rate of TCP", "qos.rate: TCP",
+     [](Service& s, World& w) {
+         w.snapshot.settings.qos.enabled = true;
+         s.qos.rate.down = Rate{1'000'000};
+     }},
+    {"a link", "qos.link_rate",
+     [](Service&, World& w) {
+         w.snapshot.settings.qos.enabled = true;
+         w.snapshot.settings.qos.link_rate = Rate{1'000'000};
+     }},
+    {"a guarantee", "qos.guarantee",
+     [](Service& s, World& w) {
+         w.snapshot.settings.qos.enabled = true;
+         s.qos.guarantee.up = Rate{1'000'000};
+     }},
+    {"marks of congestion", "qos.ecn",
+     [](Service& s, World& w) {
+         w.snapshot.settings.qos.enabled = true;
+         s.qos.ecn = true;
+     }},
     {"dsr", "",
      [](Service& s, World&) {
          s.forwarding = Forwarding::dsr;

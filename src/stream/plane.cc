@@ -368,7 +368,7 @@ telemetry::ServiceStatus Plane::Implementation::service_status(const ServiceView
                                     .priority = priority_of(service, snapshot->settings.qos),
                                     .listening = accepting};
     add_counters(*view.state, status);
-    if (view.settings->qos.enabled) status.qos = qos_status(view);
+    if (view.settings->qos.enabled) status.qos = telemetry::shown(qos_classes(*view.state), service.qos, view.priority);
     for (size_t i = 0; i < view.endpoints.size(); ++i) {
         const EndpointRuntime& endpoint = *view.endpoints[i];
         const int error = endpoint.last_error.load(std::memory_order_relaxed);
@@ -409,11 +409,7 @@ std::vector<std::string> Plane::Implementation::notes() const {
     if (snapshot && !snapshot->settings.qos.enabled) {
         const auto resting = std::count_if(snapshot->services.begin(), snapshot->services.end(),
                                            [](const Service& service) { return service.qos != ServiceQos{}; });
-        if (resting > 0)
-            notes.push_back(
-                fmt::format("qos: off, so the qos keys of {} services rest; set qos.enabled: true, or "
-                            "--enable-qos",
-                            resting));
+        if (resting > 0) notes.push_back(telemetry::resting_qos_note(static_cast<size_t>(resting)));
     }
     return notes;
 }

@@ -1,7 +1,5 @@
 #include "stream/qos_status.h"
 
-#include <algorithm>
-
 namespace marchproxy::stream {
 
 namespace {
@@ -20,45 +18,35 @@ qos::QueueCounters queued(const ServiceState& state, bool up, size_t priority) {
 
 }  // namespace
 
-std::vector<telemetry::QosStatus> qos_status(const ServiceView& view) {
-    const ServiceQos& wanted = view.service->qos;
-    const ServiceState& state = *view.state;
-    std::vector<telemetry::QosStatus> result;
+std::vector<telemetry::QosStatus> qos_classes(const ServiceState& state) {
+    std::vector<telemetry::QosStatus> classes;
     for (const bool up : {true, false})
         for (size_t i = 0; i < qos::priorities; ++i) {
             const qos::QueueCounters queue = queued(state, up, i);
-            const Meter& meter = (up ? state.meters_up : state.meters_down)[i];
-            const telemetry::QosStatus status{.up = up,
-                                              .priority = static_cast<Priority>(i),
-                                              .rate = up ? wanted.rate.up : wanted.rate.down,
-                                              .guarantee = up ? wanted.guarantee.up : wanted.guarantee.down,
-                                              .offered = meter.offered,
-                                              .delivered = meter.delivered,
-                                              .processed_bytes = processed(state, up, i),
-                                              .queued_bytes = queue.queued_bytes,
-                                              .dropped_full = queue.dropped_full,
-                                              .dropped_late = queue.dropped_late,
-                                              .marked = queue.marked,
-                                              .delay = queue.delay};
-            const bool used = status.processed_bytes || status.queued_bytes || queue.dropped_full || queue.dropped_late;
-            if (used || status.priority == view.priority) result.push_back(status);
+            const telemetry::Meter& meter = (up ? state.meters_up : state.meters_down)[i];
+            classes.push_back({.up = up,
+                               .priority = static_cast<Priority>(i),
+                               .rate = {},
+                               .guarantee = {},
+                               .offered = meter.offered(),
+                               .delivered = meter.delivered(),
+                               .processed_bytes = processed(state, up, i),
+                               .queued_bytes = queue.queued_bytes,
+                               .dropped_full = queue.dropped_full,
+                               .dropped_late = queue.dropped_late,
+                               .marked = queue.marked,
+                               .delay = queue.delay});
         }
-    return result;
+    return classes;
 }
 
-// What is offered either moves, waits or is dropped.
 void measure(ServiceState& state, Duration elapsed) {
-    const double seconds = std::chrono::duration<double>(elapsed).count();
     for (const bool up : {true, false})
         for (size_t i = 0; i < qos::priorities; ++i) {
-            Meter& meter = (up ? state.meters_up : state.meters_down)[i];
             const qos::QueueCounters queue = queued(state, up, i);
             const uint64_t delivered = processed(state, up, i);
             const uint64_t offered = delivered + queue.queued_bytes + queue.dropped_bytes;
-            meter.delivered = static_cast<double>(delivered - meter.delivered_bytes) * 8 / seconds;
-            meter.offered = static_cast<double>(offered - std::min(offered, meter.offered_bytes)) * 8 / seconds;
-            meter.delivered_bytes = delivered;
-            meter.offered_bytes = offered;
+            (up ? state.meters_up : state.meters_down)[i].look(offered, delivered, elapsed);
         }
 }
 

@@ -5,13 +5,13 @@
 
 #include <vector>
 
-#include "stream/view.h"
+#include "stream/state.h"
 #include "telemetry/status.h"
 
 namespace marchproxy::stream {
 
-// Its own priority, and every other one that it has had traffic of.
-std::vector<telemetry::QosStatus> qos_status(const ServiceView& view);
+// Every direction and priority, without what is configured.
+std::vector<telemetry::QosStatus> qos_classes(const ServiceState& state);
 
 // Brings the service's meters up to date; `elapsed` since the last time.
 void measure(ServiceState& state, Duration elapsed);

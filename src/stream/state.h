@@ -18,6 +18,7 @@
 #include "stream/source_rates.h"
 #include "stream/source_table.h"
 #include "telemetry/histogram.h"
+#include "telemetry/meter.h"
 
 namespace marchproxy::stream {
 
@@ -56,12 +57,6 @@ struct EndpointRuntime {
     std::atomic<int> last_error{0};  // errno of the latest failed connect; 0 after a success
 };
 
-// How fast a service's traffic of one priority and direction came and went lately; bits a second.
-struct Meter {
-    uint64_t offered_bytes = 0, delivered_bytes = 0;  // up to the last look
-    double offered = 0, delivered = 0;
-};
-
 struct ServiceState {
     ServiceState(std::string service_name, unsigned workers) : name(std::move(service_name)), slots(workers) {}
 
@@ -80,7 +75,7 @@ struct ServiceState {
     // Control thread and admin threads only.
     mutable std::mutex mutex;
     std::map<std::string, std::shared_ptr<PathState>> paths;
-    std::array<Meter, qos::priorities> meters_up, meters_down;
+    std::array<telemetry::Meter, qos::priorities> meters_up, meters_down;
 };
 
 }  // namespace marchproxy::stream

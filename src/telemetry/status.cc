@@ -1,5 +1,7 @@
 #include "telemetry/status.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <unordered_map>
 
@@ -22,6 +24,48 @@ std::vector<ServiceStatus> joined(std::vector<ServiceStatus> packet, std::vector
     return packet;
 }
 
+namespace {
+
+bool used(const QosStatus& of) {
+    return of.processed_bytes || of.queued_bytes || of.dropped_full || of.dropped_late || of.dropped_over;
+}
+
+void absorb_qos(std::vector<QosStatus>& classes, const std::vector<QosStatus>& others) {
+    for (const QosStatus& other : others) {
+        const auto found = std::find_if(classes.begin(), classes.end(), [&](const QosStatus& known) {
+            return known.up == other.up && known.priority == other.priority;
+        });
+        if (found == classes.end()) {
+            classes.push_back(other);
+            continue;
+        }
+        found->processed_bytes += other.processed_bytes;
+        found->queued_bytes += other.queued_bytes;
+        found->dropped_full += other.dropped_full;
+        found->dropped_late += other.dropped_late;
+        found->dropped_over += other.dropped_over;
+        found->marked += other.marked;
+    }
+}
+
+}  // namespace
+
+std::vector<QosStatus> shown(const std::vector<QosStatus>& classes, const ServiceQos& wanted, Priority own) {
+    std::vector<QosStatus> rows;
+    for (QosStatus of : classes) {
+        if (!used(of) && of.priority != own) continue;
+        of.rate = of.up ? wanted.rate.up : wanted.rate.down;
+        of.guarantee = of.up ? wanted.guarantee.up : wanted.guarantee.down;
+        rows.push_back(of);
+    }
+    return rows;
+}
+
+std::string resting_qos_note(size_t services) {
+    return fmt::format("qos: off, so the qos keys of {} services rest; set qos.enabled: true, or --enable-qos",
+                       services);
+}
+
 void absorb(ServiceStatus& status, const ServiceStatus& other) {
     status.active_connections += other.active_connections;
     status.failovers += other.failovers;
@@ -33,6 +77,7 @@ void absorb(ServiceStatus& status, const ServiceStatus& other) {
     for (size_t i = 0; i < verdict_count; ++i)
         status.dropped[i] += other.dropped[i];
     status.duration += other.duration;
+    absorb_qos(status.qos, other.qos);
     for (const PathCounters& path : other.paths) {
         const auto found = std::find_if(status.paths.begin(), status.paths.end(),
                                         [&](const PathCounters& known) { return known.path == path.path; });

@@ -39,12 +39,12 @@ struct PathCounters {
 struct QosStatus {
     bool up = true;  // client to endpoint
     Priority priority = Priority::p3;
-    std::optional<Rate> rate, guarantee;                      // of the service, all its priorities together
-    double offered = 0, delivered = 0;                        // bits a second, over the last second
-    uint64_t processed_bytes = 0;                             // delivered, since the process began
-    uint64_t queued_bytes = 0;                                // wait for their turn
-    uint64_t dropped_full = 0, dropped_late = 0, marked = 0;  // packets
-    Duration delay{0};                                        // what waiting for a turn took lately
+    std::optional<Rate> rate, guarantee;  // of the service, all its priorities together
+    double offered = 0, delivered = 0;    // bits a second, over the last second
+    uint64_t processed_bytes = 0;         // delivered, since the process began
+    uint64_t queued_bytes = 0;            // wait for their turn
+    uint64_t dropped_full = 0, dropped_late = 0, dropped_over = 0, marked = 0;  // packets
+    Duration delay{0};                                                          // what waiting for a turn took lately
 };
 
 struct ServiceStatus {
@@ -67,6 +67,12 @@ struct ServiceStatus {
     std::vector<EndpointStatus> endpoints;
     std::vector<QosStatus> qos;  // empty where qos is off
 };
+
+// Which of a service's classes have rows: those with traffic, and that of its own priority, with what is configured.
+std::vector<QosStatus> shown(const std::vector<QosStatus>& classes, const ServiceQos& wanted, Priority own);
+
+// That the qos keys of so many services rest, as qos is off.
+std::string resting_qos_note(size_t services);
 
 // Adds what the other plane has counted of the same service: one that changes its plane goes on counting, and is shown
 // once.

@@ -2,9 +2,11 @@
 name elsewhere."""
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import subprocess
+import time
 import unittest
 
 import proxy
@@ -116,3 +118,16 @@ class World(proxy.ProxyTest):
         """exchange() with its client in the client's namespace."""
         with inside(self.client):
             return exchange(server, target, identity, up, down, **options)
+
+    def iperf3_server(self, port):
+        with inside(self.server):
+            server = subprocess.Popen(["iperf3", "-s", "-p", str(port)], stdout=subprocess.DEVNULL)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.terminate)
+        time.sleep(0.3)
+
+    def iperf3(self, port, *options, host=PROXY):
+        done = checked(["ip", "netns", "exec", self.client, "iperf3", "-J", "-c", host, "-p", str(port), *options], check=False)
+        result = json.loads(done.stdout)
+        self.assertNotIn("error", result)
+        return result

@@ -20,6 +20,7 @@
 #pragma once
 
 #include "abi/packet.h"
+#include "bpf/lib/words.h"
 
 #ifdef __cplusplus
 namespace marchproxy::abi {
@@ -94,24 +95,12 @@ flow_inlined __u64 flow_differ(__u64 a, __u64 b) {
     return (difference | negative) >> 63;
 }
 
-// Words that other CPUs read and write: each once, here. In C++ the same accesses by its own names, so that optimizer
-// and thread sanitizer know what is meant.
-#ifdef __cplusplus
-#define flow_read(word) __atomic_load_n(&(word), __ATOMIC_SEQ_CST)
-#define flow_write(word, value) __atomic_store_n(&(word), value, __ATOMIC_RELEASE)
-#define flow_exchange(word, value) __atomic_exchange_n(&(word), value, __ATOMIC_SEQ_CST)
-#else
-#define flow_read(word) (*(const volatile __typeof__(word)*)&(word))
-#define flow_write(word, value) (*(volatile __typeof__(word)*)&(word) = (value))
-#define flow_exchange(word, value) __sync_lock_test_and_set(&(word), value)  // a full barrier in BPF
-#endif
-
 // How many cells passed a bucket by.
 flow_inlined __u32 flow_passed(const struct flow_chunk* chunk, __u32 bucket) {
     __u64 word = bucket / 4;
     asm volatile("" : "+r"(word));
     if (word >= sizeof(chunk->passed) / sizeof(chunk->passed[0])) return 0;
-    return flow_read(chunk->passed[word]) >> bucket % 4 * 8 & 0xff;
+    return word_read(chunk->passed[word]) >> bucket % 4 * 8 & 0xff;
 }
 flow_inlined void flow_add_passed(struct flow_chunk* chunk, __u32 bucket, __s32 by) {
     __u64 word = bucket / 4;
@@ -126,7 +115,7 @@ flow_inlined void flow_add_passed(struct flow_chunk* chunk, __u32 bucket, __s32 
 flow_inlined __u32 flow_slot_of(const struct flow_bucket* bucket, __u64 identity) {
     __u64 slot = 0 + 1 + 2 + 3 + 4 + 5 + 6 + 7, others = 0;
     flow_unrolled for (int i = 0; i < flow_cells; ++i) {
-        const __u64 differ = flow_differ(flow_read(bucket->identity[i]), identity);
+        const __u64 differ = flow_differ(word_read(bucket->identity[i]), identity);
         slot -= differ * i;
         others += differ;
     }
@@ -137,7 +126,7 @@ flow_inlined __u32 flow_slot_of(const struct flow_bucket* bucket, __u64 identity
 flow_inlined __u32 flow_free_slot(const struct flow_bucket* bucket) {
     __u64 slot = flow_cells;
     flow_unrolled for (int i = flow_cells - 1; i >= 0; --i) slot =
-        i + (slot - i) * flow_differ(flow_read(bucket->identity[i]), 0);
+        i + (slot - i) * flow_differ(word_read(bucket->identity[i]), 0);
     return slot < flow_cells ? (__u32)slot : (__u32)flow_cells;
 }
 
@@ -156,8 +145,8 @@ flow_inlined __u32 flow_cell_index(struct flow_place place, const struct flow_ch
 // Asks for a bucket's other two lines while the first, which says which of their words are wanted, is still on its way:
 // otherwise they would be a second wait for memory. What it reads is not used, so it may be anything by then.
 flow_inlined void flow_fetch(const struct flow_bucket* bucket) {
-    (void)flow_read(bucket->target[0]);
-    (void)flow_read(bucket->traffic[0]);
+    (void)word_read(bucket->target[0]);
+    (void)word_read(bucket->traffic[0]);
 }
 
 // The cell of `identity` and its target; null: none.
@@ -171,8 +160,8 @@ flow_inlined struct flow_cell* flow_find_in(struct flow_chunk* chunk, __u64 iden
         const __u32 slot = flow_slot_of(bucket, identity);
         if (slot < flow_cells) {
             struct flow_cell* cell = flow_cell_at(bucket, slot);
-            *target = flow_read(cell->target);
-            return flow_read(cell->identity) == identity ? cell : 0;
+            *target = word_read(cell->target);
+            return word_read(cell->identity) == identity ? cell : 0;
         }
         if (!flow_passed(chunk, at)) return 0;
         at = flow_next_bucket(at, place.step);
@@ -188,7 +177,7 @@ flow_inlined __u32 flow_count_of(struct flow_chunk* chunk, __u64 identity, struc
         struct flow_bucket* bucket = flow_bucket_at(chunk, at, alignment);
         if (!bucket) break;
         flow_unrolled for (int i = 0; i < flow_cells; ++i) count +=
-            1 - flow_differ(flow_read(bucket->identity[i]) & ~flow_identity_tentative, identity);
+            1 - flow_differ(word_read(bucket->identity[i]) & ~flow_identity_tentative, identity);
         if (!flow_passed(chunk, at)) break;
         at = flow_next_bucket(at, place.step);
     }
@@ -228,8 +217,8 @@ flow_inlined struct flow_cell* flow_claim(struct flow_chunk* chunk, __u64 identi
             struct flow_cell* cell = flow_cell_at(bucket, slot);
             // Whoever takes this one in between leaves us the next bucket.
             if (__sync_val_compare_and_swap(&cell->identity, 0, identity | flow_identity_tentative) == 0) {
-                flow_write(cell->target, target);
-                flow_write(cell->traffic, traffic);
+                word_write(cell->target, target);
+                word_write(cell->traffic, traffic);
                 return cell;
             }
         }
@@ -242,13 +231,13 @@ flow_inlined struct flow_cell* flow_claim(struct flow_chunk* chunk, __u64 identi
 
 // Shows a claimed cell to readers: a full barrier, so that every CPU sees its target before its identity.
 flow_inlined void flow_publish(struct flow_cell* cell, __u64 identity) {
-    flow_exchange(cell->identity, identity);
+    word_exchange(cell->identity, identity);
 }
 
 // Removes a cell, published or not.
 flow_inlined void flow_remove(struct flow_chunk* chunk, struct flow_place place, struct flow_cell* cell,
                               __u32 alignment) {
-    flow_exchange(cell->identity, 0);
+    word_exchange(cell->identity, 0);
     __u32 at = place.bucket, passed = 0;
     for (; passed < flow_choices; ++passed) {
         struct flow_bucket* bucket = flow_bucket_at(chunk, at, alignment);

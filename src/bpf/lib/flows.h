@@ -30,7 +30,7 @@ inlined struct found find_flow(void* table, __u64 identity) {
 
 // Whether its cell is not another flow's by now.
 inlined bool is_still(const struct found* f) {
-    return flow_read(f->cell->identity) == f->identity;
+    return word_read(f->cell->identity) == f->identity;
 }
 
 inlined __u32 cell_index(const struct found* f) {
@@ -99,8 +99,8 @@ inlined struct found client_flow_of(__u64 target, bool v6) {
     if (!v6) return find_flow(&client_flows, target);
     struct found flow = {.cell = cell_at(&client_flows, (__u32)target)};
     if (!flow.cell) return flow;
-    flow.identity = flow_read(flow.cell->identity);
-    flow.target = flow_read(flow.cell->target);
+    flow.identity = word_read(flow.cell->identity);
+    flow.target = word_read(flow.cell->target);
     return flow;
 }
 
@@ -118,7 +118,7 @@ __noinline int touch_endpoint(__u64 identity) {
     struct flow_bucket* bucket = chunk ? flow_bucket_at(chunk, place.bucket, flow_table.alignment) : 0;
     if (!bucket) return 0;
     flow_fetch(bucket);
-    return (int)(flow_read(bucket->identity[0]) + flow_passed(chunk, place.bucket));
+    return (int)(word_read(bucket->identity[0]) + flow_passed(chunk, place.bucket));
 }
 
 // The number of a cell that is now tentative, or -flow_full.

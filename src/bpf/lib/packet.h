@@ -28,6 +28,7 @@ struct packet {
     __u8 tcp_flags;  // tcp_fin | …
     __u8 hop_limit;
     bool v6;
+    __u8 traffic_class;     // DSCP and ECN
     __u8 fragment;          // enum fragment
     __u8 transport_header;  // bytes of it, with TCP's options
     __u16 tcp_number;       // low bits of what a SYN wants acknowledged, and of what others acknowledge
@@ -36,6 +37,11 @@ struct packet {
     __u32 room;             // what the frame has from the IP header on, of which the cursor may see the beginning only
     __u16 network, transport;  // where in the frame the headers begin
 };
+
+// Without headers, which a later part of a datagram does not have beyond the network's.
+inlined __u32 payload_of(const struct packet* p) {
+    return p->length - (p->transport - p->network) - p->transport_header;
+}
 
 inlined __u32 end_of_packet(const struct packet* p) {
     return p->network + p->length;
@@ -138,6 +144,7 @@ inlined enum parsed parse_ipv4(struct cursor* c, struct packet* p) {
     p->length = length;
     p->protocol = ip->protocol;
     p->hop_limit = ip->ttl;
+    p->traffic_class = ip->tos;
     p->source = mapped(ip->saddr);
     p->destination = mapped(ip->daddr);
     return parse_fragment_4(p, ip);
@@ -206,6 +213,7 @@ inlined enum parsed parse_ipv6(struct cursor* c, struct packet* p) {
     if (length > p->room) return parsed_malformed;
     p->length = length;
     p->hop_limit = ip->hop_limit;
+    p->traffic_class = (__u8)(bpf_ntohs(*(__u16*)ip) >> 4);
     p->source = address_of(&ip->saddr);
     p->destination = address_of(&ip->daddr);
     if (is_mapped(&p->source) || is_mapped(&p->destination)) return parsed_other;

@@ -66,14 +66,14 @@ inlined void count_live(__u32 service, __s64 live, __s64 half_open) {
 // What the word cannot hold is carried. Where there is no room for that, what overflowed stays at its most, the second
 // goes on, and each further packet tries again: such a flow's record says too little, but says that it was much.
 inlined void count_in_flow(struct found* flow, enum flow_direction direction, __u32 length) {
-    const __u64 before = flow_read(flow->cell->traffic);
+    const __u64 before = word_read(flow->cell->traffic);
     __u64 packets = traffic_packets(before) + 1, bytes = traffic_bytes(before) + length;
     if (unlikely(packets > traffic_most_packets || bytes > traffic_most_bytes)) {
         const bool carried = carry(flow, direction, packets, bytes);
         packets = carried ? 0 : packets < traffic_most_packets ? packets : traffic_most_packets;
         bytes = carried ? 0 : bytes < traffic_most_bytes ? bytes : traffic_most_bytes;
     }
-    flow_write(flow->cell->traffic, traffic_of(bytes, packets, now_seconds()));
+    word_write(flow->cell->traffic, traffic_of(bytes, packets, now_seconds()));
 }
 
 // --- the state of a flow -------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ inlined __u64 next_target(const struct packet_service* service, const struct fou
     const bool tcp = p->protocol == IPPROTO_TCP, taken_up = is_taken_up(service, target);
     enum flow_state next;
     if (is_dsr(service))
-        next = next_state_alone(state, tcp, p->tcp_flags, traffic_packets(flow_read(flow->cell->traffic)));
+        next = next_state_alone(state, tcp, p->tcp_flags, traffic_packets(word_read(flow->cell->traffic)));
     else if (!tcp)
         next = direction == direction_down && state == flow_opening ? flow_established : state;
     else if (!is_half_open(target))
@@ -213,7 +213,7 @@ __noinline int advance_client(__u64 target, __u32 index, const struct packet* p)
     const struct found client = client_flow_of(target, p->v6);
     if (!client.cell) return 0;
     advance(service, index, &client, direction_down, p);
-    return !is_half_open(flow_read(client.cell->target));
+    return !is_half_open(word_read(client.cell->target));
 }
 
 // The client's cell holds the state of both directions; an endpoint's packet goes there only when it may change it.

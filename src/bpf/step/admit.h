@@ -47,7 +47,7 @@ inlined bool may_be_client(const struct packet* p) {
 // One event by GCRA. `due`: its one word; the times in the same unit.
 inlined bool within_rate(__u64* due, __u64 now, __u64 step, __u64 tolerance) {
     for (int attempt = 0; attempt < 4; ++attempt) {
-        const __u64 before = flow_read(*due);
+        const __u64 before = word_read(*due);
         __u64 from = before > now ? before : now;
         // Nothing so far ahead was let in by this rate: it was another, before a reload.
         if (from - now > tolerance + step) from = now + tolerance;
@@ -146,7 +146,7 @@ __noinline int uncount_source(const struct address* source, __u32 service, __u64
     if (!source) return 0;
     const struct source_key key = {*source, service, 0};
     struct source_flows* flows = bpf_map_lookup_elem(&source_flows, &key);
-    if (!flows || began < flows->since || !flow_read(flows->live)) return 0;
+    if (!flows || began < flows->since || !word_read(flows->live)) return 0;
     if (__sync_fetch_and_add(&flows->live, -1) == 1) bpf_map_delete_elem(&source_flows, &key);
     return 0;
 }
@@ -157,14 +157,14 @@ enum { admitted = -1, unproven = -2 };  // no verdicts
 
 // Whether a client at a service under pressure has to prove its address.
 inlined bool must_prove(const struct packet_limits* limit, const struct admission* state) {
-    return limit->proven_from && (__u64)admission_half_open(flow_read(state->live)) + 1 >= limit->proven_from;
+    return limit->proven_from && (__u64)admission_half_open(word_read(state->live)) + 1 >= limit->proven_from;
 }
 
 inlined int within_source_limits(const struct packet_limits* limit, __u32 service, const struct packet* p) {
     const struct source_key key = {p->source, service, 0};
     if (limit->connections_per_source) {
         const struct source_flows* flows = bpf_map_lookup_elem(&source_flows, &key);
-        if (flows && flow_read(flows->live) >= limit->connections_per_source) return packet_verdict_source_limit;
+        if (flows && word_read(flows->live) >= limit->connections_per_source) return packet_verdict_source_limit;
     }
     if (!limit->source_flow_step) return admitted;
     struct source_rate* rate = rate_of_source(&p->source, service);
@@ -180,7 +180,7 @@ __noinline int may_begin(const struct packet* p, __u32 index, __u32 proven) {
     struct admission* state = bpf_map_lookup_elem(&admissions, &index);
     const struct packet_limits* limit = bpf_map_lookup_elem(&limits, &index);
     if (!p || !service || !state || !limit) return packet_verdict_internal_error;
-    if (service->connections && admission_live(flow_read(state->live)) >= service->connections)
+    if (service->connections && admission_live(word_read(state->live)) >= service->connections)
         return packet_verdict_connection_limit;
     if (service->flags & service_limits_flows) {
         if (!proven && p->protocol == IPPROTO_TCP && must_prove(limit, state)) return unproven;

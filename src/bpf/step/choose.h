@@ -168,8 +168,8 @@ inlined struct chosen begin_flow(const struct packet_service* service, __u32 ind
     if (service->forwarding != forwarding_nat && p->protocol == IPPROTO_TCP && !is_first_syn(p->tcp_flags))
         c.port = flow_taken_up;
     const __u64 target = target_of_client(flow_opening, &c, seconds);
-    flow_write(cell->target, target);
-    flow_write(cell->traffic, traffic_of(p->length, 1, seconds));
+    word_write(cell->target, target);
+    word_write(cell->traffic, traffic_of(p->length, 1, seconds));
     // Before anybody can see it, and end it.
     count_live(index, 1, counts_half_open(service, target));
     if (service->flags & service_limits_flows) count_source(&p->source, index, seconds);
@@ -188,13 +188,11 @@ enum belonging {
 
 // The flow it belongs to.
 inlined enum belonging choose_by_flow(const struct packet_service* service, __u32 index, const struct packet* p,
-                                      struct chosen* c) {
-    struct found flow = flow_of_client(p, index);
-    if (!flow.cell) return belongs_nowhere;
-    if (begins_anew(service, p, flow.target)) return belongs_anew;
-    read_target(flow.target, c);
-    follow_client(service, index, &flow, p);
-    count_in_flow(&flow, direction_up, p->length);
+                                      struct found* flow, struct chosen* c) {
+    *flow = flow_of_client(p, index);
+    if (!flow->cell) return belongs_nowhere;
+    if (begins_anew(service, p, flow->target)) return belongs_anew;
+    read_target(flow->target, c);
     return belongs;
 }
 

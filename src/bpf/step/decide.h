@@ -5,7 +5,7 @@
 #include "bpf/step/admit.h"
 #include "bpf/step/choose.h"
 #include "bpf/step/classify.h"
-#include "bpf/step/forward.h"
+#include "bpf/step/qos.h"
 
 enum decided {
     decided_pass,
@@ -15,13 +15,6 @@ enum decided {
     decided_anew,    // it may begin anew a flow that is over
     decided_prove,   // TCP, of no flow: it may ask for a proof, or be one; else it is dropped
     decided_answer,  // its sender is asked to prove its address
-};
-
-struct decision {
-    struct rewriting to;
-    __u32 service, endpoint;
-    enum flow_direction direction;
-    enum packet_verdict why;  // of decided_drop
 };
 
 inlined int drop(struct decision* d, enum packet_verdict why) {
@@ -82,9 +75,15 @@ inlined int from_client(const struct packet* p, const struct classified* class, 
         return drop(d, packet_verdict_packet_rate);
     if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);  // the sender is told; who is denied hears nothing
     struct chosen chosen = {0};
-    const enum belonging flow = choose_by_flow(service, index, p, &chosen);
-    if (likely(flow == belongs)) return towards(service, p, &chosen, d);
-    if (flow == belongs_anew) return decided_anew;
+    struct found flow;
+    const enum belonging belonging = choose_by_flow(service, index, p, &flow, &chosen);
+    if (likely(belonging == belongs)) {
+        if (!may_pass(service, p, d)) return drop(d, packet_verdict_over_rate);
+        follow_client(service, index, &flow, p);
+        count_in_flow(&flow, direction_up, p->length);
+        return towards(service, p, &chosen, d);
+    }
+    if (belonging == belongs_anew) return decided_anew;
     d->why = packet_verdict_no_flow;
     if (begins_flow(service, p)) return decided_begin;
     return p->tcp_flags & tcp_rst ? decided_prove : decided_drop;
@@ -98,6 +97,7 @@ __noinline int pass_by(const struct packet* p, struct decision* d) {
     const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
     if (!service) return decided_pass;
     if (!is_dsr(service)) return drop(d, packet_verdict_no_flow);
+    if (!may_pass(service, p, d)) return drop(d, packet_verdict_over_rate);
     struct chosen chosen = {.why = packet_verdict_no_endpoint};
     chosen.endpoint = pick_endpoint(service, &p->source, p->source_port_be);
     if (chosen.endpoint) count_stateless(index);
@@ -109,6 +109,7 @@ __noinline int begin(const struct packet* p, struct decision* d) {
     const __u32 index = d->service;
     const struct packet_service* service = bpf_map_lookup_elem(&services, &index);
     if (!service) return decided_pass;
+    if (!may_pass(service, p, d)) return drop(d, packet_verdict_over_rate);
     const struct chosen chosen = begin_flow(service, index, p);
     return towards(service, p, &chosen, d);
 }
@@ -121,6 +122,7 @@ inlined bool towards_client(const struct flow_client* to, __u32 endpoint, struct
     d->service = index;
     d->endpoint = endpoint;
     d->direction = direction_down;
+    d->has_qos = (service->flags & service_has_qos) != 0;
     d->to.source = service->address;
     d->to.source_port_be = service->port_be;
     d->to.destination = to->address;
@@ -168,6 +170,7 @@ inlined int from_endpoint(const struct packet* p, const struct classified* class
         (!may_lack_a_flow(class, &flow) || !back_without_flow(p, class->endpoint, d)))
         return decided_pass;
     if (p->hop_limit <= 1) return drop(d, packet_verdict_hop_limit);
+    if (unlikely(d->has_qos) && !within_qos(p, direction_down, d)) return drop(d, packet_verdict_over_rate);
     if (unlikely(!flow.cell)) return decided_forward;
     follow_endpoint(&flow, d->service, p);
     count_in_flow(&flow, direction_down, p->length);

@@ -51,21 +51,23 @@ struct inner {
 };
 
 // The packet has one hop less to go (RFC 2003 3.1).
-inlined bool pass_hop_4(struct cursor frame, const struct packet* p, struct inner* inner) {
+inlined bool pass_hop_4(struct cursor frame, const struct packet* p, const struct rewriting* to, struct inner* inner) {
     struct iphdr* ip = header_at(frame, p->network, sizeof(*ip));
     if (!ip) return false;
+    const __u64 marked = to->marks ? mark_4(ip, to) : 0;
     inner->marks = ip->tos;
     --ip->ttl;
-    ip->check = checksum_changed(ip->check, difference_16(0, bpf_htons(1 << 8), 0));
+    ip->check = checksum_changed(ip->check, difference_16(marked, bpf_htons(1 << 8), 0));
     return true;
 }
 
 // A right checksum makes the sum of all it covers zero, and with it most of the sum of the packet: of the addresses and
 // the length, which it covers by its pseudo header, and of all behind (the kernel calls that local checksum offload,
 // Documentation/networking/checksum-offloads.rst). What remains is the rest of the IP header.
-inlined bool pass_hop_6(struct cursor frame, const struct packet* p, struct inner* inner) {
+inlined bool pass_hop_6(struct cursor frame, const struct packet* p, const struct rewriting* to, struct inner* inner) {
     struct ipv6hdr* ip = header_at(frame, p->network, sizeof(*ip));
     if (!ip) return false;
+    if (to->marks) mark_6(ip, to);
     --ip->hop_limit;
     const __u16* words = (const __u16*)ip;
     inner->marks = (__u8)(bpf_ntohs(words[0]) >> 4);
@@ -145,7 +147,7 @@ inlined __u64 sum_around(void* context, enum hook hook, const struct packet* p, 
 inlined bool encapsulate(void* context, enum hook hook, const struct packet* p, const struct rewriting* to) {
     struct inner inner = {0};
     const struct cursor frame = frame_of(context, hook);
-    if (!(p->v6 ? pass_hop_6(frame, p, &inner) : pass_hop_4(frame, p, &inner))) return false;
+    if (!(p->v6 ? pass_hop_6(frame, p, to, &inner) : pass_hop_4(frame, p, to, &inner))) return false;
     if (!grow(context, hook, p, to->tunnel)) return false;
     const struct cursor grown = frame_of(context, hook);
     if (!(p->v6 ? write_outer_6(grown, p, to, &inner) : write_outer_4(grown, p, to, &inner))) return false;

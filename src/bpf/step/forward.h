@@ -11,7 +11,21 @@ struct rewriting {
     struct address source, destination;
     __u16 source_port_be, destination_port_be;
     __u8 tunnel;  // enum packet_forwarding, one of dsr's: these are the outer header's, around the packet; else 0
+    __u8 marks;   // whether the packet is marked, with
+    __u8 dscp;
 };
+
+// Marks a packet in place. ECN's two bits stay what they are. IPv4: the checksum's difference.
+inlined __u64 mark_4(struct iphdr* ip, const struct rewriting* to) {
+    __u16* word = (__u16*)ip;  // version, header length and this
+    const __u16 before = *word;
+    ip->tos = to->dscp << 2 | (ip->tos & 3);
+    return difference_16(0, before, *word);
+}
+inlined void mark_6(struct ipv6hdr* ip, const struct rewriting* to) {
+    __u16* word = (__u16*)ip;  // version, DSCP, ECN and the flow label's first bits
+    *word = (*word & bpf_htons(0xf03f)) | bpf_htons((__u16)to->dscp << 6);
+}
 
 // The network header. `difference`: by how much the addresses change the checksums that cover them.
 inlined bool rewrite_network(struct cursor frame, const struct packet* p, const struct rewriting* to,
@@ -23,6 +37,7 @@ inlined bool rewrite_network(struct cursor frame, const struct packet* p, const 
         write_address(&ip->saddr, &to->source);
         write_address(&ip->daddr, &to->destination);
         --ip->hop_limit;
+        if (unlikely(to->marks)) mark_6(ip, to);
         return true;
     }
     struct iphdr* ip = header_at(frame, p->network, sizeof(*ip));
@@ -33,7 +48,8 @@ inlined bool rewrite_network(struct cursor frame, const struct packet* p, const 
     ip->daddr = unmapped(&to->destination);
     // The hop limit is the first byte of the 16-bit word that it shares with the protocol.
     --ip->ttl;
-    ip->check = checksum_changed(ip->check, difference_16(*difference, bpf_htons(1 << 8), 0));
+    const __u64 marked = unlikely(to->marks) ? mark_4(ip, to) : 0;
+    ip->check = checksum_changed(ip->check, difference_16(*difference + marked, bpf_htons(1 << 8), 0));
     return true;
 }
 

@@ -5,9 +5,7 @@
 #include "bpf/lib/maps.h"
 #include "bpf/lib/packet.h"
 #include "bpf/lib/siphash.h"
-
-#define flow_read(word) (*(const volatile __u64*)&(word))
-#define flow_write(word, value) (*(volatile __u64*)&(word) = (value))
+#include "bpf/lib/words.h"
 
 struct flow_cell {
     __u64 target, traffic;
