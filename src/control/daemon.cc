@@ -150,9 +150,12 @@ class Daemon::Implementation final : public admin::View {
         });
         successor_of_another_ = static_cast<bool>(inherited_.ready_pipe);
         share_out(inherited_.sockets, workers_of(snapshot));
-        stream_ = std::make_unique<stream::Plane>(workers_of(snapshot), *log_, *store_, std::move(inherited_.sockets));
-        packet_ = std::make_unique<packet::Plane>(*log_, *store_);
-        publisher_ = std::make_unique<Publisher>(*stream_, *packet_, *log_, board_, [this] { mailbox_.wake(); });
+        const unsigned workers = workers_of(snapshot);
+        shapers_ = std::make_unique<qos::Shapers>(workers + 1);
+        stream_ = std::make_unique<stream::Plane>(workers, *log_, *store_, *shapers_, std::move(inherited_.sockets));
+        packet_ = std::make_unique<packet::Plane>(*log_, *store_, *shapers_, workers);
+        publisher_ =
+            std::make_unique<Publisher>(*shapers_, *stream_, *packet_, *log_, board_, [this] { mailbox_.wake(); });
     }
 
     Result<void> start_admin() {
@@ -477,6 +480,7 @@ class Daemon::Implementation final : public admin::View {
     Snapshot at_start_;
     std::unique_ptr<telemetry::Log> log_;
     std::unique_ptr<flow::Store> store_;
+    std::unique_ptr<qos::Shapers> shapers_;
     std::unique_ptr<stream::Plane> stream_;
     std::unique_ptr<packet::Plane> packet_;
     std::unique_ptr<Publisher> publisher_;

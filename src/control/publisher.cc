@@ -17,9 +17,10 @@ std::set<HostPort> names_of(const Snapshot& snapshot) {
 
 }  // namespace
 
-Publisher::Publisher(stream::Plane& stream, packet::Plane& packet, telemetry::Log& log, Board& board,
-                     std::function<void()> names_moved, ResolverOptions resolver)
-    : stream_(stream),
+Publisher::Publisher(qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet, telemetry::Log& log,
+                     Board& board, std::function<void()> names_moved, ResolverOptions resolver)
+    : shapers_(shapers),
+      stream_(stream),
       packet_(packet),
       log_(log),
       board_(board),
@@ -61,6 +62,7 @@ Result<void> Publisher::share_out(const SnapshotPointer& snapshot, const Resolut
     auto streams = std::make_shared<Snapshot>(*snapshot);
     std::erase_if(streams->services, [&](const Service& service) { return packet_.carries(service.name); });
     if (auto applied = stream_.apply(std::move(streams), resolution); !applied.ok()) return applied;
+    shapers_.configure(snapshot->settings.qos);
     packet_.apply();
     return {};
 }

@@ -20,7 +20,7 @@ class Publisher {
     static constexpr Duration patience = std::chrono::seconds(2);
 
     // `names_moved` runs on another thread and must only see to it that follow_names() is called.
-    Publisher(stream::Plane& stream, packet::Plane& packet, telemetry::Log& log, Board& board,
+    Publisher(qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet, telemetry::Log& log, Board& board,
               std::function<void()> names_moved, ResolverOptions resolver = {});
 
     // All or nothing: after an error what ran before goes on.
@@ -34,6 +34,7 @@ class Publisher {
   private:
     Result<void> share_out(const SnapshotPointer& snapshot, const Resolution& resolution);
 
+    qos::Shapers& shapers_;
     stream::Plane& stream_;
     packet::Plane& packet_;
     telemetry::Log& log_;

@@ -65,8 +65,7 @@ class PublisherTest : public testing::Test {
         std::filesystem::remove(hosts_file);
     }
     void start() {
-        publisher = std::make_unique<Publisher>(
-            plane, packet, log, board, [this] { moved = true; }, resolver);
+        publisher = std::make_unique<Publisher>(shapers, plane, packet, log, board, [this] { moved = true; }, resolver);
     }
 
     static Snapshot with(const std::string& name, uint16_t port, const HostPort& endpoint) {
@@ -85,8 +84,9 @@ class PublisherTest : public testing::Test {
     std::atomic<bool> moved{false};
     telemetry::Log log{LogLevel::error, LogFormat::text, [](std::string_view) {}};
     flow::Store store{flow::StoreOptions{}};
-    stream::Plane plane{1, log, store};
-    packet::Plane packet{log, store};
+    qos::Shapers shapers{2};
+    stream::Plane plane{1, log, store, shapers};
+    packet::Plane packet{log, store, shapers, 1};
     Board board;
     std::unique_ptr<Publisher> publisher;
 };

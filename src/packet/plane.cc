@@ -358,7 +358,8 @@ bool Plane::Implementation::drain_endpoint(const std::string& address, bool drai
 
 // --- the interface -------------------------------------------------------------------------------------------------
 
-Plane::Plane(telemetry::Log& log, flow::Sink& flows) : implementation_(std::make_unique<Implementation>(log, flows)) {}
+Plane::Plane(telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers, unsigned desk)
+    : implementation_(std::make_unique<Implementation>(log, flows, shapers, desk)) {}
 Plane::~Plane() = default;
 
 Result<void> Plane::prepare(SnapshotPointer snapshot, const Resolution& resolution) {

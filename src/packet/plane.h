@@ -13,13 +13,15 @@
 #include "model/snapshot.h"
 #include "packet/status.h"
 #include "packet/targets.h"
+#include "qos/shaper.h"
 #include "telemetry/log.h"
 
 namespace marchproxy::packet {
 
 class Plane {
   public:
-    Plane(telemetry::Log& log, flow::Sink& flows);
+    // `desk`: the packet plane's in `shapers`.
+    Plane(telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers, unsigned desk);
     ~Plane();  // leaves what is pinned
     Plane(const Plane&) = delete;
     Plane& operator=(const Plane&) = delete;

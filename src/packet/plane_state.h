@@ -24,7 +24,8 @@ namespace marchproxy::packet {
 
 class Plane::Implementation {
   public:
-    Implementation(telemetry::Log& log, flow::Sink& flows) : log_(log), flows_(flows), neighbours_(log) {}
+    Implementation(telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers, unsigned desk)
+        : log_(log), flows_(flows), neighbours_(log), shapers_(shapers), desk_(desk) {}
 
     Result<void> prepare(SnapshotPointer snapshot, const Resolution& resolution);
     void apply();
@@ -127,6 +128,8 @@ class Plane::Implementation {
     Origins origins_;
     Neighbours neighbours_;
     Sweeper sweeper_;
+    qos::Shapers& shapers_;
+    const unsigned desk_;
     TimePoint look_after_at_{};
     bool network_moved_ = false;
     bool was_attached_ = false;                     // since it was last decided who carries the services

@@ -7,8 +7,8 @@
 
 #include "flow/record.h"
 #include "model/units.h"
+#include "qos/shaper.h"
 #include "stream/descriptors.h"
-#include "stream/shaper.h"
 #include "telemetry/log.h"
 
 namespace marchproxy::stream {
@@ -33,7 +33,7 @@ struct Context {
     int epoll;
     telemetry::Log& log;
     DescriptorBudget& descriptors;
-    Shapers& shapers;
+    qos::Shapers& shapers;
     Random random;
     TimePoint now;                       // read once a turn of the loop
     std::vector<flow::Record> finished;  // handed to the flow sink once a turn

@@ -20,13 +20,19 @@
 #include <span>
 
 #include "model/snapshot.h"
+#include "qos/shaper.h"
 #include "stream/near_leg.h"
 #include "stream/pipe_pool.h"
 
 namespace marchproxy::stream {
 
 struct Connection;
-struct ShapedFlow;
+
+// A direction of a connection that takes turns.
+struct ShapedDirection : qos::ShapedFlow {
+    ShapedDirection(Connection& whose, unsigned at) : ShapedFlow(at), connection(whose) {}
+    Connection& connection;
+};
 
 // One of a connection's two sockets, and what epoll's edges have said of it.
 struct Leg {
@@ -55,8 +61,8 @@ struct Direction {
     uint64_t bytes = 0;  // written to the sink
     std::unique_ptr<Spill> spill;
     Bulk* bulk = nullptr;
-    std::unique_ptr<ShapedFlow> shaped;  // where its bytes take turns
-    bool pending() const;                // holds bytes that the sink has not taken
+    std::unique_ptr<ShapedDirection> shaped;  // where its bytes take turns
+    bool pending() const;                     // holds bytes that the sink has not taken
 };
 
 // A direction while it brings much at a time.

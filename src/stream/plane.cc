@@ -31,26 +31,6 @@ Place place_of(const Service& service) {
     return {service.protocol, service.listen};
 }
 
-// Where a service's bytes take turns in one direction; null: nothing holds them back.
-ShapedService* shaped(std::unique_ptr<ShapedService>& place, Shaper& shaper, const QosSettings& qos,
-                      const ServiceQos& wanted, const std::optional<Rate>& rate, const std::optional<Rate>& guarantee) {
-    if (!qos.enabled || (!rate && !qos.link_rate)) return nullptr;
-    const uint32_t quantum = std::min(quantum_for(rate), quantum_for(qos.link_rate));
-    const qos::ServiceLimits limits{.ceiling = rate, .guarantee = guarantee, .burst = wanted.burst, .quantum = quantum};
-    const qos::AqmSettings aqm{.ecn = wanted.ecn};
-    if (place)
-        place->configure(limits, aqm);
-    else
-        place = std::make_unique<ShapedService>(shaper, limits, aqm);
-    return place.get();
-}
-
-qos::LinkLimits link_limits(const QosSettings& qos) {
-    return {.rate = qos.enabled ? qos.link_rate : std::nullopt,
-            .floors = {Share{}, qos.floor_p1, qos.floor_p2, qos.floor_p3},
-            .quantum = quantum_for(qos.link_rate)};
-}
-
 // Descriptors opened for an apply that is not sure to go through.
 class OpenedSockets {
   public:
@@ -73,11 +53,10 @@ struct Plane::Implementation {
     const unsigned worker_count;
     telemetry::Log& log;
     flow::Sink& flows;
+    qos::Shapers& shapers;
 
     mutable std::mutex mutex;  // over all below
     DescriptorBudget descriptors;
-    Shapers shapers{.up{worker_count, [this](unsigned worker) { workers[worker]->wake(); }},
-                    .down{worker_count, [this](unsigned worker) { workers[worker]->wake(); }}};
     std::map<Place, std::vector<int>> inherited;
     std::map<Place, std::vector<int>> listeners;  // by place, one or more for each worker; the workers close them
     std::unordered_map<std::string, std::shared_ptr<ServiceState>> states;
@@ -167,8 +146,8 @@ ServiceViewPointer Plane::Implementation::make_view(const SnapshotPointer& from,
     view->marks = qos.enabled;
     view->trusts = qos.enabled && wanted.trust;
     view->dscp = qos.enabled ? dscp_of(service, qos) : 0;
-    view->shaped_up = shaped(state->shaped_up, shapers.up, qos, wanted, wanted.rate.up, wanted.guarantee.up);
-    view->shaped_down = shaped(state->shaped_down, shapers.down, qos, wanted, wanted.rate.down, wanted.guarantee.down);
+    view->shaped_up = qos::place_in(shapers, true, state->shaped_up, service.qos, qos);
+    view->shaped_down = qos::place_in(shapers, false, state->shaped_down, service.qos, qos);
     std::vector<routing::Candidate> candidates;
     for (const auto& [endpoint, address] : resolved_endpoints(service, resolution)) {
         view->endpoints.push_back(endpoint_of(service, *state, *endpoint, address));
@@ -213,8 +192,10 @@ void Plane::Implementation::refresh_listeners() const {
 // --- taking over a snapshot ----------------------------------------------------------------------------------------
 
 void Plane::Implementation::start_workers(const StreamSettings& settings) {
-    for (unsigned index = static_cast<unsigned>(workers.size()); index < worker_count; ++index)
+    for (unsigned index = static_cast<unsigned>(workers.size()); index < worker_count; ++index) {
         workers.push_back(std::make_unique<Worker>(index, settings, log, descriptors, shapers, flows));
+        shapers.attend(index, [worker = workers.back().get()] { worker->wake(); });
+    }
 }
 
 // Hands `views` and `listeners` to the workers. When it returns, all of them work by it.
@@ -238,8 +219,10 @@ void Plane::Implementation::publish() {
     }
 }
 
-Plane::Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, const std::vector<ListeningSocket>& inherited)
-    : implementation_(new Implementation{.worker_count = std::max(workers, 1U), .log = log, .flows = flows}) {
+Plane::Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers,
+             const std::vector<ListeningSocket>& inherited)
+    : implementation_(
+          new Implementation{.worker_count = std::max(workers, 1U), .log = log, .flows = flows, .shapers = shapers}) {
     for (const ListeningSocket& socket : inherited) {
         fcntl(socket.descriptor, F_SETFD, FD_CLOEXEC);
         fcntl(socket.descriptor, F_SETFL, fcntl(socket.descriptor, F_GETFL) | O_NONBLOCK);
@@ -248,6 +231,8 @@ Plane::Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, const std
 }
 
 Plane::~Plane() {
+    for (unsigned desk = 0; desk < implementation_->worker_count; ++desk)
+        implementation_->shapers.attend(desk, nullptr);
     for (const auto& [place, descriptors] : implementation_->inherited)
         for (const int descriptor : descriptors)
             close(descriptor);
@@ -263,8 +248,6 @@ Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution
     plane.snapshot = std::move(snapshot);
     plane.resolution = resolution;
     plane.start_workers(plane.snapshot->settings.stream);
-    for (Shaper* shaper : {&plane.shapers.up, &plane.shapers.down})
-        shaper->configure(link_limits(plane.snapshot->settings.qos));
     plane.views.clear();
     std::set<Place> wanted;
     for (const Service& service : plane.snapshot->services) {

@@ -9,6 +9,7 @@
 #include "flow/query.h"
 #include "model/resolution.h"
 #include "model/snapshot.h"
+#include "qos/shaper.h"
 #include "stream/status.h"
 #include "telemetry/log.h"
 
@@ -25,7 +26,9 @@ class Plane {
   public:
     // Starts `workers` threads, idle until the first apply. `inherited` sockets are used in place of new ones and those
     // that no service wants are closed by the first apply.
-    Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, const std::vector<ListeningSocket>& inherited = {});
+    // A worker's desk in `shapers` is its number.
+    Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers,
+          const std::vector<ListeningSocket>& inherited = {});
     ~Plane();  // ends what is left and joins the workers
     Plane(const Plane&) = delete;
     Plane& operator=(const Plane&) = delete;

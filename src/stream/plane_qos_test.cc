@@ -195,6 +195,7 @@ TEST_F(PlaneQosTest, P0IsServedWhileP3FillsTheLink) {
     auto snapshot = std::make_shared<Snapshot>();
     snapshot->settings = settings;
     snapshot->services = {service, urgent};
+    shapers.configure(settings.qos);
     ASSERT_TRUE(plane.apply(snapshot, {}));
     std::atomic<double> bulk{0};
     std::thread load([&] { bulk = echoed(4, 1s); });

@@ -235,7 +235,8 @@ TEST_F(PlaneTest, ASecondPlaneTakesOverTheSockets) {
     std::vector<ListeningSocket> sockets = plane.listeners();
     for (ListeningSocket& socket : sockets)  // as a new process has its own
         socket.descriptor = dup(socket.descriptor);
-    Plane heir(1, log, flows, sockets);
+    qos::Shapers shapers_of_heir{1};
+    Plane heir(1, log, flows, shapers_of_heir, sockets);
     auto snapshot = std::make_shared<Snapshot>();
     snapshot->services = {service};
     ASSERT_TRUE(heir.apply(snapshot, {}));

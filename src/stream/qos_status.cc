@@ -12,7 +12,7 @@ uint64_t processed(const ServiceState& state, bool up, size_t priority) {
 }
 
 qos::QueueCounters queued(const ServiceState& state, bool up, size_t priority) {
-    const std::unique_ptr<ShapedService>& shaped = up ? state.shaped_up : state.shaped_down;
+    const std::unique_ptr<qos::ShapedService>& shaped = up ? state.shaped_up : state.shaped_down;
     return shaped ? shaped->counters(static_cast<Priority>(priority)) : qos::QueueCounters{};
 }
 

@@ -20,7 +20,7 @@ uint32_t waiting_at(Leg& source) {
 }  // namespace
 
 Pumped TcpProxy::pump(Connection& connection, bool up) {
-    ShapedService* const shaped = up ? connection.service->view->shaped_up : connection.service->view->shaped_down;
+    qos::ShapedService* const shaped = up ? connection.service->view->shaped_up : connection.service->view->shaped_down;
     if (shaped) return pump_in_turns(connection, up, *shaped);
     Direction& direction = up ? connection.up : connection.down;
     Leg &source = up ? connection.client_leg : connection.endpoint_leg,
@@ -29,16 +29,16 @@ Pumped TcpProxy::pump(Connection& connection, bool up) {
     return forwarder_.pump(connection, up, direction, source, sink, context_.now, budget);
 }
 
-Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, ShapedService& service) {
+Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, qos::ShapedService& service) {
     Direction& direction = up ? connection.up : connection.down;
     Leg &source = up ? connection.client_leg : connection.endpoint_leg,
         &sink = up ? connection.endpoint_leg : connection.client_leg;
     if (!direction.shaped) {
-        direction.shaped = std::make_unique<ShapedFlow>(connection, up, context_.worker);
+        direction.shaped = std::make_unique<ShapedDirection>(connection, context_.worker);
         forwarder_.pace(direction, source);
     }
-    ShapedFlow& flow = *direction.shaped;
-    Shaper& shaper = context_.shapers.at(up);
+    qos::ShapedFlow& flow = *direction.shaped;
+    qos::Shaper& shaper = context_.shapers.at(up);
     for (size_t moved = 0; moved < Forwarder::turn_budget;) {
         size_t budget = flow.granted;
         const Pumped result = forwarder_.pump(connection, up, direction, source, sink, context_.now, budget);
@@ -60,8 +60,8 @@ Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, ShapedService& s
     return Pumped::again;
 }
 
-void TcpProxy::granted(ShapedFlow& flow) {
-    forward(*flow.connection);
+void TcpProxy::granted(qos::ShapedFlow& flow) {
+    forward(static_cast<ShapedDirection&>(flow).connection);
 }
 
 void TcpProxy::withdraw(Connection& connection) {

@@ -13,8 +13,8 @@
 #include "flow/record.h"
 #include "model/snapshot.h"
 #include "qos/rate_limit.h"
+#include "qos/shaper.h"
 #include "routing/endpoint_state.h"
-#include "stream/shaper.h"
 #include "stream/source_rates.h"
 #include "stream/source_table.h"
 #include "telemetry/histogram.h"
@@ -70,7 +70,7 @@ struct ServiceState {
     std::vector<ServiceSlot> slots;  // by worker
 
     // Where its bytes take turns, since they first did. What connections of an older view ask for goes on being there.
-    std::unique_ptr<ShapedService> shaped_up, shaped_down;
+    std::unique_ptr<qos::ShapedService> shaped_up, shaped_down;
 
     // Control thread and admin threads only.
     mutable std::mutex mutex;

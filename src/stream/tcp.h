@@ -25,10 +25,10 @@ class TcpProxy {
     Accepted accept(Listener& listener);
     void client_event(Connection& connection, uint32_t events);
     void endpoint_event(Connection& connection, uint32_t events);
-    void run_due();                  // timeouts, and bulk directions whose coalescing delay is over
-    void granted(ShapedFlow& flow);  // a direction's turn has come
-    void end_turn();                 // goes on with what was cut short and frees what ended
-    TimePoint next_due() const;      // when one of the two has something to do; now or earlier: at once
+    void run_due();                       // timeouts, and bulk directions whose coalescing delay is over
+    void granted(qos::ShapedFlow& flow);  // a direction's turn has come
+    void end_turn();                      // goes on with what was cut short and frees what ended
+    TimePoint next_due() const;           // when one of the two has something to do; now or earlier: at once
 
     // From the control side, by way of the worker's mailbox.
     void configure(const StreamSettings& settings) { forwarder_.configure(settings); }
@@ -53,7 +53,7 @@ class TcpProxy {
     void send_proxy_header(Connection& connection);
     void forward(Connection& connection);
     Pumped pump(Connection& connection, bool up);  // shape.cc: in turns where the service is shaped
-    Pumped pump_in_turns(Connection& connection, bool up, ShapedService& service);
+    Pumped pump_in_turns(Connection& connection, bool up, qos::ShapedService& service);
     void withdraw(Connection& connection);  // its directions want no turn any more
     void refuse(Connection& connection, Verdict reason, std::string_view detail = {});  // before it was admitted
     void end(Connection& connection, Verdict reason, bool reset);                       // with its record

@@ -82,6 +82,7 @@ class PlaneTest : public ::testing::Test {
         auto snapshot = std::make_shared<Snapshot>();
         snapshot->settings = settings;
         if (listed) snapshot->services = {service};
+        shapers.configure(snapshot->settings.qos);
         return plane.apply(snapshot, resolution);
     }
     Fd connect() { return connect_to(service.listen); }
@@ -119,7 +120,8 @@ class PlaneTest : public ::testing::Test {
     Service service;
     Resolution resolution;
     bool listed = true;
-    Plane plane{2, log, flows};
+    qos::Shapers shapers{2};
+    Plane plane{2, log, flows, shapers};
 };
 
 }  // namespace marchproxy::stream::testing

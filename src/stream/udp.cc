@@ -156,7 +156,7 @@ void UdpProxy::receive(Session& session) {
 void UdpProxy::pass(Session& session, bool up, std::span<const Piece> pieces) {
     const ServiceView& view = *session.service->view;
     session.last_activity = context_.now;
-    if (ShapedService* shaped = up ? view.shaped_up : view.shaped_down)
+    if (qos::ShapedService* shaped = up ? view.shaped_up : view.shaped_down)
         shape(session, up, *shaped, pieces);
     else
         send(session, up, pieces);

@@ -22,7 +22,7 @@ namespace marchproxy::stream {
 struct Session;
 
 // Datagrams that wait for their turn.
-struct Parcel : ShapedPacket {
+struct Parcel : qos::ShapedPacket {
     Session* session = nullptr;
     bool up = false;
     bool waits = false;  // in the shaper
@@ -61,7 +61,7 @@ class UdpProxy {
     void receive(Listener& listener);
     void receive(Session& session);
     void run_due();
-    void take_turns(const Turns& turns);
+    void take_turns(const qos::Turns& turns);
     void end_turn();
     TimePoint next_due() const { return timers_.next_expiry().value_or(TimePoint::max()); }
 
@@ -94,11 +94,11 @@ class UdpProxy {
     Way way_to(const Session& session, bool up) const;
 
     // udp_shaping.cc
-    void shape(Session& session, bool up, ShapedService& service, std::span<const Piece> pieces);
-    void add_parcel(Session& session, bool up, ShapedService& service, const Piece& piece);
+    void shape(Session& session, bool up, qos::ShapedService& service, std::span<const Piece> pieces);
+    void add_parcel(Session& session, bool up, qos::ShapedService& service, const Piece& piece);
     void take_back(Parcel& parcel);
-    void send_parcels(std::span<ShapedPacket* const> packets);
-    void drop_parcels(std::span<ShapedPacket* const> packets, Verdict reason);
+    void send_parcels(std::span<qos::ShapedPacket* const> packets);
+    void drop_parcels(std::span<qos::ShapedPacket* const> packets, Verdict reason);
     void count_dropped(const Parcel& parcel, Verdict reason);
     Parcel& new_parcel();
 
@@ -115,8 +115,8 @@ class UdpProxy {
     std::vector<Piece> marked_, out_;
     std::vector<std::unique_ptr<Parcel>> parcels_;  // all there are
     std::vector<Parcel*> free_parcels_;
-    std::vector<ShapedPacket*> put_, refused_;
-    Turns turns_;
+    std::vector<qos::ShapedPacket*> put_, refused_;
+    qos::Turns turns_;
     std::unordered_map<Key, Session*, Hash> sessions_;
     std::vector<Session*> touched_, ended_;
 };

@@ -10,7 +10,7 @@ namespace {
 constexpr size_t kept_store = 2048;  // of a free parcel: what most datagrams need
 }
 
-void UdpProxy::shape(Session& session, bool up, ShapedService& service, std::span<const Piece> pieces) {
+void UdpProxy::shape(Session& session, bool up, qos::ShapedService& service, std::span<const Piece> pieces) {
     put_.clear();
     for (const Piece& piece : pieces) {
         // A run that is more than a turn's worth goes in several.
@@ -30,7 +30,7 @@ void UdpProxy::shape(Session& session, bool up, ShapedService& service, std::spa
     drop_parcels(refused_, Verdict::queue_full);
     drop_parcels(turns_.dropped, Verdict::queue_delay);
     send_parcels(turns_.packets);
-    for (ShapedPacket* packet : put_) {
+    for (qos::ShapedPacket* packet : put_) {
         auto& parcel = static_cast<Parcel&>(*packet);
         if (!parcel.waits) continue;
         parcel.store.assign(parcel.piece.bytes, parcel.piece.bytes + parcel.piece.size);
@@ -38,7 +38,7 @@ void UdpProxy::shape(Session& session, bool up, ShapedService& service, std::spa
     }
 }
 
-void UdpProxy::add_parcel(Session& session, bool up, ShapedService& service, const Piece& piece) {
+void UdpProxy::add_parcel(Session& session, bool up, qos::ShapedService& service, const Piece& piece) {
     const ServiceView& view = *session.service->view;
     Parcel& parcel = new_parcel();
     parcel.bytes = piece.size;
@@ -56,7 +56,7 @@ void UdpProxy::add_parcel(Session& session, bool up, ShapedService& service, con
 Parcel& UdpProxy::new_parcel() {
     if (free_parcels_.empty()) {
         parcels_.push_back(std::make_unique<Parcel>());
-        parcels_.back()->worker = context_.worker;
+        parcels_.back()->desk = context_.worker;
         return *parcels_.back();
     }
     Parcel& parcel = *free_parcels_.back();
@@ -71,13 +71,13 @@ void UdpProxy::take_back(Parcel& parcel) {
     free_parcels_.push_back(&parcel);
 }
 
-void UdpProxy::take_turns(const Turns& turns) {
+void UdpProxy::take_turns(const qos::Turns& turns) {
     drop_parcels(turns.dropped, Verdict::queue_delay);
     send_parcels(turns.packets);
 }
 
 // Neighbours of one session and direction leave together.
-void UdpProxy::send_parcels(std::span<ShapedPacket* const> packets) {
+void UdpProxy::send_parcels(std::span<qos::ShapedPacket* const> packets) {
     for (size_t first = 0, after; first < packets.size(); first = after) {
         const auto& head = static_cast<const Parcel&>(*packets[first]);
         out_.clear();
@@ -98,8 +98,8 @@ void UdpProxy::send_parcels(std::span<ShapedPacket* const> packets) {
     }
 }
 
-void UdpProxy::drop_parcels(std::span<ShapedPacket* const> packets, Verdict reason) {
-    for (ShapedPacket* packet : packets) {
+void UdpProxy::drop_parcels(std::span<qos::ShapedPacket* const> packets, Verdict reason) {
+    for (qos::ShapedPacket* packet : packets) {
         auto& parcel = static_cast<Parcel&>(*packet);
         count_dropped(parcel, reason);
         take_back(parcel);

@@ -32,8 +32,8 @@ struct ServiceView {
     bool trusts = false;
     uint8_t dscp = 0;  // 0 where nothing is marked
     // Where its bytes take turns; null: they do not.
-    ShapedService* shaped_up = nullptr;
-    ShapedService* shaped_down = nullptr;
+    qos::ShapedService* shaped_up = nullptr;
+    qos::ShapedService* shaped_down = nullptr;
 
     // The traffic class of what is sent, and the priority of what came in, by the traffic class it came with. ECN's two
     // bits stay what they are.

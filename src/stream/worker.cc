@@ -28,7 +28,7 @@ uint64_t random_seed() {
 }  // namespace
 
 Worker::Worker(unsigned index, const StreamSettings& settings, telemetry::Log& log, DescriptorBudget& descriptors,
-               Shapers& shapers, flow::Sink& flows)
+               qos::Shapers& shapers, flow::Sink& flows)
     : context_{.worker = index,
                .epoll = checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1"),
                .log = log,
@@ -137,12 +137,12 @@ void Worker::accept(Listener& listener) {
 // What waited to be read, and may be now.
 void Worker::take_turns() {
     for (const bool up : {true, false}) {
-        Shaper& shaper = context_.shapers.at(up);
+        qos::Shaper& shaper = context_.shapers.at(up);
         if (shaper.due(context_.worker) > context_.now) continue;
         given_.clear();
         shaper.run(context_.worker, context_.now, given_);
         udp_.take_turns(given_);
-        for (ShapedFlow* flow : given_.flows)
+        for (qos::ShapedFlow* flow : given_.flows)
             tcp_.granted(*flow);
     }
 }

@@ -37,7 +37,7 @@ struct WorkerPlan {
 class Worker {
   public:
     Worker(unsigned index, const StreamSettings& settings, telemetry::Log& log, DescriptorBudget& descriptors,
-           Shapers& shapers, flow::Sink& flows);
+           qos::Shapers& shapers, flow::Sink& flows);
     ~Worker();  // ends what is left with Verdict::drained, and joins
     Worker(const Worker&) = delete;
     Worker& operator=(const Worker&) = delete;
@@ -87,7 +87,7 @@ class Worker {
     TcpProxy tcp_;
     UdpProxy udp_;
     std::vector<epoll_event> events_;
-    Turns given_;
+    qos::Turns given_;
     TimePoint removed_due_ = TimePoint::max();  // when the first removed service is over
     bool mail_ = false;
 
