@@ -143,7 +143,8 @@ struct packet_qos {
     __u64 priorities[2];         // two bits for each DSCP that a packet may come with: its priority
     __u8 marks;                  // whether packets are marked; else they keep what they come with
     __u8 dscp;                   // with this
-    __u8 reserved[14];
+    __u8 queues;                 // whether they wait for their turn in user space, where it is there
+    __u8 reserved[13];
 };
 ABI_ASSERT(sizeof(struct packet_qos) == 64, "one cache line");
 
@@ -377,6 +378,18 @@ struct endpoint_counters {
     __u64 packets[2], bytes[2];
     __u64 flows, ended;
 };
+
+// Before the frame of a packet that waits for its turn in user space: an AF_XDP socket's metadata. The frame is one of
+// the link that it is to leave by.
+struct queued_packet {
+    __u32 interface;  // to leave by
+    __u32 flow;       // tells flows apart, those of one service and direction
+    __u32 payload;    // bytes that count
+    __u16 service;
+    __u8 direction, priority;
+};
+ABI_ASSERT(sizeof(struct queued_packet) == 16, "metadata is a multiple of 4 bytes, 32 at most");
+enum { queue_sockets_most = 1 << 10, queue_interfaces_most = 256 };
 
 // Of a service with qos, by direction and priority. A CPU's.
 struct qos_counters {

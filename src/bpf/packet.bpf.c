@@ -3,6 +3,7 @@
 //   parse    the frame becomes a struct packet                                                       lib/packet.h
 //   decide   classify, admit, choose: who it is, and what it is to become; no access to the frame   step/decide.h
 //   forward  the frame is rewritten, or put inside another, and sent   step/forward.h, encapsulate.h, tags.h, send.h
+//   queue    what is to wait for its turn goes to user space, which sends it    step/queue.h
 //   cookie   under pressure a client proves its address                                             step/cookie.h
 //   parts    of datagrams go where the first of them went                                        step/fragments.h
 //   errors   ICMP's about what was forwarded go to who sent it            step/icmp_error.h, step/tunnel_error.h
@@ -31,6 +32,7 @@ union shapes {
     struct flow_client_chunk clients;
     struct flow_report report;
     struct neighbour_report neighbour;
+    struct queued_packet queued;
 };
 const volatile union shapes* const volatile shapes = 0;
 

@@ -29,6 +29,8 @@ inline constexpr Helper helpers[] = {
     {BPF_FUNC_ringbuf_submit, at_xdp | at_tc | in_sweep, "reports to user space"},
     {BPF_FUNC_ringbuf_discard, in_sweep, "reports to user space"},
     {BPF_FUNC_jiffies64, at_xdp | at_tc | in_sweep, "a cheap clock for flows"},
+    {BPF_FUNC_redirect_map, at_xdp, "packets that wait for their turn"},
+    {BPF_FUNC_xdp_adjust_meta, at_xdp, "packets that wait for their turn"},
     {BPF_FUNC_ktime_get_ns, at_xdp | at_tc, "a fine clock for limits"},
     {BPF_FUNC_loop, at_xdp | at_tc | in_sweep, "bounded loops"},
     {BPF_FUNC_fib_lookup, at_xdp | at_tc, "next hops from the kernel's routing tables"},

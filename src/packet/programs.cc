@@ -174,7 +174,8 @@ void settle(packet_bpf& skeleton, const MapsMade& made) {
 bool passing(const bpf_map* map) {
     const std::string_view name = bpf_map__name(map);
     return bpf_map__is_internal(map) || name == "next_hops" || name == "neighbours" || name == "interfaces" ||
-           name == "vlans" || name == "fragments" || name == "tells";
+           name == "vlans" || name == "queue_sockets" || name == "queue_places" || name == "fragments" ||
+           name == "tells";
 }
 
 Result<void> pin_maps(packet_bpf& skeleton, const PinnedMaps& pins) {

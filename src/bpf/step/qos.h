@@ -11,6 +11,8 @@ struct decision {
     enum flow_direction direction;
     enum packet_verdict why;  // of decided_drop
     bool has_qos;             // its service, of an endpoint's packet
+    bool queues;              // it waits for its turn
+    __u8 priority;
 };
 
 ARRAY_OF(qos, struct packet_qos, max_packet_services);
@@ -35,7 +37,8 @@ __noinline int within_qos(const struct packet* p, __u64 direction, struct decisi
     if (!qos_of || !buckets || !counts) return 1;
     d->to.marks = qos_of->marks;
     d->to.dscp = qos_of->dscp;
-    __u64 priority = qos_priority(qos_of, p->traffic_class >> 2);
+    d->queues = qos_of->queues;
+    __u64 priority = d->priority = qos_priority(qos_of, p->traffic_class >> 2);
     direction &= 1;
     bounded(direction);
     bounded(priority);

@@ -4,6 +4,7 @@
 #include "bpf/step/clamp.h"
 #include "bpf/step/decide.h"
 #include "bpf/step/encapsulate.h"
+#include "bpf/step/queue.h"
 #include "bpf/step/tags.h"
 #include "bpf/step/tell_sender.h"
 
@@ -62,17 +63,34 @@ inlined bool fit_link(void* context, enum hook hook, const struct packet* p, con
     return change_tags(context, hook, p, hook == hook_xdp ? hop->xdp_tag : 0);
 }
 
-// Also by another VLAN, it may leave by where it came in.
-inlined enum outcome send(void* context, enum hook hook, const struct next_hop* hop) {
+inlined bool address_frame(void* context, enum hook hook, const struct next_hop* hop) {
     struct cursor frame = frame_of(context, hook);
     struct ethhdr* ethernet = TAKE(&frame, struct ethhdr);
-    if (!ethernet) return outcome_drop;
+    if (!ethernet) return false;
     __builtin_memcpy(ethernet->h_dest, hop->destination, 6);
     __builtin_memcpy(ethernet->h_source, hop->source, 6);
+    return true;
+}
+
+// Also by another VLAN, it may leave by where it came in.
+inlined enum outcome leave(void* context, enum hook hook, const struct next_hop* hop) {
     const __u32 interface = interface_to(hook, hop);
     if (interface == ingress_interface(context, hook)) return bounce(context, hook);
     bpf_redirect(interface, 0);
     return outcome_redirect;
+}
+
+inlined enum outcome send(void* context, enum hook hook, const struct next_hop* hop) {
+    return address_frame(context, hook, hop) ? leave(context, hook, hop) : outcome_drop;
+}
+
+// A packet of a service: at once, or when its turn has come.
+inlined enum outcome send_in_turn(void* context, enum hook hook, const struct packet* p, const struct decision* d,
+                                  const struct next_hop* hop) {
+    if (!address_frame(context, hook, hop)) return outcome_drop;
+    if (hook == hook_xdp && unlikely(d->queues) && queue_at_xdp(context, p, d, hop->xdp_interface))
+        return outcome_redirect;
+    return leave(context, hook, hop);
 }
 
 // Nothing is written before it is known that the packet can go.
@@ -88,5 +106,5 @@ inlined enum outcome forward(void* context, enum hook hook, const struct packet*
     if (!change(context, hook, p, &d->to) || !fit_link(context, hook, p, hop))
         return refuse(d->service, packet_verdict_internal_error);
     count_packet(d->service, d->endpoint, d->direction, p->length);
-    return way == way_known ? send(context, hook, hop) : outcome_redirect;
+    return way == way_known ? send_in_turn(context, hook, p, d, hop) : outcome_redirect;
 }
