@@ -147,6 +147,7 @@ Json packet_json(const packet::Status& status) {
                               {"problem", text_or_null(interface.problem)},
                               {"program_id", interface.program_id},
                               {"adopted", interface.adopted},
+                              {"queues", text_or_null(interface.queues)},
                               {"refused", interface.refused}});
     return {{"running", status.running},
             {"reason", status.reason},

@@ -88,9 +88,27 @@ void Counts::read_qos(const Programs& programs, const CountedService& counted) {
         for (size_t i = 0; i < abi::packet_priorities; ++i) {
             QosClass& of = sums.qos[direction][i];
             of.bytes += now->bytes[direction][i] - before.bytes[direction][i];
-            of.dropped += now->dropped[direction][i] - before.dropped[direction][i];
+            of.dropped_over += now->dropped[direction][i] - before.dropped[direction][i];
             of.dropped_bytes += now->dropped_bytes[direction][i] - before.dropped_bytes[direction][i];
         }
+}
+
+// Counters that began anew, with the queue, have fallen.
+void Counts::read_queue(const std::string& name, bool up, Priority priority, const qos::QueueCounters& now) {
+    Service& sums = service(name);
+    QosClass& of = sums.qos[up ? direction_up : direction_down][static_cast<size_t>(priority)];
+    const bool anew = now.sent_packets < of.queue.sent_packets || now.dropped_full < of.queue.dropped_full ||
+                      now.dropped_late < of.queue.dropped_late;
+    const qos::QueueCounters before = anew ? qos::QueueCounters{} : of.queue;
+    const uint64_t full = now.dropped_full - before.dropped_full, late = now.dropped_late - before.dropped_late;
+    of.bytes += now.sent_bytes - before.sent_bytes;
+    of.dropped_full += full;
+    of.dropped_late += late;
+    of.dropped_bytes += now.dropped_bytes - before.dropped_bytes;
+    of.marked += now.marked - before.marked;
+    sums.dropped[static_cast<size_t>(Verdict::queue_full)] += full;
+    sums.dropped[static_cast<size_t>(Verdict::queue_delay)] += late;
+    of.queue = now;
 }
 
 void Counts::measure(TimePoint now) {
@@ -99,7 +117,7 @@ void Counts::measure(TimePoint now) {
     for (const auto& [name, sums] : services_)
         for (auto& direction : sums->qos)
             for (QosClass& of : direction)
-                of.meter.look(of.bytes + of.dropped_bytes, of.bytes, elapsed);
+                of.meter.look(of.bytes + of.dropped_bytes + of.queue.queued_bytes, of.bytes, elapsed);
 }
 
 void Counts::read_endpoints(const Programs& programs, const CountedService& counted, bool several_paths) {
@@ -142,7 +160,12 @@ void Counts::fill(const std::string& name, telemetry::ServiceStatus& status) con
                                   .offered = of.meter.offered(),
                                   .delivered = of.meter.delivered(),
                                   .processed_bytes = of.bytes,
-                                  .dropped_over = of.dropped});
+                                  .queued_bytes = of.queue.queued_bytes,
+                                  .dropped_full = of.dropped_full,
+                                  .dropped_late = of.dropped_late,
+                                  .dropped_over = of.dropped_over,
+                                  .marked = of.marked,
+                                  .delay = of.queue.delay});
         }
     for (const auto& [path, counts] : sums.paths)
         status.paths.push_back({.path = path,

@@ -12,6 +12,7 @@
 #include "abi/packet.h"
 #include "abi/verdicts.h"
 #include "packet/programs.h"
+#include "qos/packet_queues.h"
 #include "telemetry/meter.h"
 #include "telemetry/status.h"
 
@@ -43,6 +44,8 @@ class Counts {
         configured_.clear(), others_.clear(), services_before_.clear(), endpoints_before_.clear(), qos_before_.clear();
     }
 
+    // Of a class whose packets wait for their turn.
+    void read_queue(const std::string& service, bool up, Priority priority, const qos::QueueCounters& now);
     // Once in a while, after read(): how fast services' traffic comes and goes.
     void measure(TimePoint now);
 
@@ -63,7 +66,9 @@ class Counts {
         std::array<uint64_t, verdict_count> ended{};
     };
     struct QosClass {
-        uint64_t bytes = 0, dropped = 0, dropped_bytes = 0;
+        uint64_t bytes = 0, dropped_over = 0, dropped_bytes = 0;
+        uint64_t dropped_full = 0, dropped_late = 0, marked = 0;  // of what waited
+        qos::QueueCounters queue;                                 // when last read
         telemetry::Meter meter;
     };
     struct Service {

@@ -93,6 +93,20 @@ std::string Interfaces::why_none() const {
     return fmt::format("the packet plane is on no interface ({})", fmt::join(problems, "; "));
 }
 
+std::vector<std::string> Interfaces::attached() const {
+    std::vector<std::string> names;
+    for (const Member& member : members_)
+        if (member.attachment) names.push_back(member.name);
+    return names;
+}
+
+std::string Interfaces::why_no_queues() const {
+    for (const Member& member : members_)
+        if (member.attachment && !is_xdp(member.attachment->way))
+            return fmt::format("{} has its program at TC, where nothing can wait", member.name);
+    return {};
+}
+
 std::vector<std::string> Interfaces::notes_on(const Vlans& vlans) const {
     std::vector<std::string> notes;
     for (const Member& member : members_) {

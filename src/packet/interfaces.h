@@ -32,6 +32,10 @@ class Interfaces {
     // Why none of them has its program, each by its name; empty: one has, or none was tried yet.
     std::string why_none() const;
 
+    // Those that have their program; and why packets that come by one of them cannot wait, each by its name.
+    std::vector<std::string> attached() const;
+    std::string why_no_queues() const;
+
     std::vector<InterfaceStatus> status() const;
 
     // What of these cannot be carried where XDP is attached, and what to do.

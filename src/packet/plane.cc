@@ -32,6 +32,7 @@ void Plane::Implementation::apply() {
     if (!current_->wanted) return end();
     settle();
     if (!paused) interfaces_->attach(*attacher_, *programs_);
+    follow_queues();
 }
 
 // Brings the maps to where `current_` wants them; called again until it succeeds.
@@ -131,7 +132,7 @@ void Plane::Implementation::count_services() {
         counted.push_back({.name = key.name,
                            .index = index,
                            .paths = origins_.paths_of(index),
-                           .has_qos = held_.qos.contains(index)});
+                           .has_qos = held_.qos.contains(index) && !held_.qos.at(index).queues});
     std::set<uint32_t> others;  // of an earlier process: nobody here knows whose they were
     for (const auto& [index, key] : indexes_.endpoints.owners())
         others.insert(index);
@@ -143,6 +144,7 @@ void Plane::Implementation::count_services() {
 
 // Leaves what is pinned.
 void Plane::Implementation::unload() {
+    end_queues();
     interfaces_.reset();
     watch_.reset();
     programs_.reset();
@@ -188,6 +190,7 @@ void Plane::Implementation::end() {
 
 void Plane::Implementation::let_go() {
     paused = true;
+    end_queues();  // the other process needs their places
     pin_lock_.reset();
 }
 
@@ -225,6 +228,7 @@ bool Plane::Implementation::turn() {
         look_after(now);
         moved |= attachment_moved(now);
     }
+    moved |= std::exchange(assign_for_queues_, false);
     neighbours_.turn(now);
     return moved;
 }
@@ -316,9 +320,11 @@ void Plane::Implementation::sweep(TimePoint now) {
 void Plane::Implementation::look_after(TimePoint now) {
     look_after_at_ = now + look_after_interval;
     counts_.read(*programs_);
+    count_queues();
     counts_.measure(now);
     if (!failure_.empty()) settle();
     if (!interfaces_->complete(*attacher_)) interfaces_->attach(*attacher_, *programs_);
+    follow_queues();
     release_numbers();
 }
 

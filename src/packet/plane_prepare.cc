@@ -70,7 +70,8 @@ Surroundings Plane::Implementation::surroundings_of(const Subject& subject) {
                         .resolution = subject.resolution,
                         .sources = subject.sources,
                         .own = subject.own,
-                        .unavailable = refused_};
+                        .unavailable = refused_,
+                        .no_queues = no_queues_};
     const auto& services = subject.snapshot->services;
     const bool asked = settings.packet.enabled && !settings.packet.interfaces.empty() &&
                        std::any_of(services.begin(), services.end(), may_want);
@@ -81,7 +82,10 @@ Surroundings Plane::Implementation::surroundings_of(const Subject& subject) {
 Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Resolution& resolution) {
     prepared.reset();
     // What was refused is tried again with another snapshot, not whenever a name or a route moves: it takes seconds.
-    if (!current_ || current_->snapshot != snapshot) refused_.clear();
+    if (!current_ || current_->snapshot != snapshot) {
+        refused_.clear();
+        no_queues_.clear();
+    }
     Subject next{
         .snapshot = std::move(snapshot), .resolution = resolution, .assignments = {}, .sources = {}, .own = {}};
     const PacketSettings& settings = next.snapshot->settings.packet;

@@ -16,6 +16,7 @@
 #include "packet/origins.h"
 #include "packet/plan.h"
 #include "packet/plane.h"
+#include "packet/shaper.h"
 #include "packet/suitability.h"
 #include "packet/sweeper.h"
 #include "packet/watch.h"
@@ -82,6 +83,12 @@ class Plane::Implementation {
     void unload();
     void end();
 
+    // --- what waits (plane_queues.cc) ---
+    std::map<uint32_t, const Service*> waiting_services() const;  // by number
+    void follow_queues();
+    void end_queues();
+    void count_queues() const;
+
     // --- turns ---
     // Programs may be loaded for a snapshot that was prepared only: then there is nothing to look after.
     bool works() const { return programs_ && !paused && current_ && current_->wanted; }
@@ -130,6 +137,9 @@ class Plane::Implementation {
     Sweeper sweeper_;
     qos::Shapers& shapers_;
     const unsigned desk_;
+    std::unique_ptr<Shaper> shaper_;  // null: nothing waits
+    std::string no_queues_;           // why nothing can; empty: it can, as far as known
+    bool assign_for_queues_ = false;  // that has changed since it was decided who carries the services
     TimePoint look_after_at_{};
     bool network_moved_ = false;
     bool was_attached_ = false;                     // since it was last decided who carries the services

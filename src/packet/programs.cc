@@ -423,6 +423,26 @@ Result<void> Programs::set_vlans(const std::map<unsigned, abi::packet_vlan>& vla
     return {};
 }
 
+// No interface is named before its sockets are there.
+Result<void> Programs::set_queues(const std::vector<QueueSockets::Place>& places) {
+    const int first_of = bpf_map__fd(skeleton_->maps.queue_places);
+    uint32_t key = 0;
+    while (bpf_map_get_next_key(first_of, nullptr, &key) == 0 && bpf_map_delete_elem(first_of, &key) == 0) {
+    }
+    for (const QueueSockets::Place& place : places) {
+        uint32_t at = place.first;
+        for (const int socket : place.sockets) {
+            if (at >= abi::queue_sockets_most)
+                return Error{fmt::format("packet plane: the interfaces have more than {} queues",
+                                         uint32_t{abi::queue_sockets_most})};
+            if (auto written = write(skeleton_->maps.queue_sockets, at++, socket); !written.ok()) return written;
+        }
+        if (auto written = write(skeleton_->maps.queue_places, place.interface, place.first); !written.ok())
+            return written;
+    }
+    return {};
+}
+
 void Programs::bounce_by_redirect() {
     skeleton_->bss->bounce_by_redirect = 1;
 }

@@ -17,6 +17,7 @@
 #include "model/result.h"
 #include "packet/access_tree.h"
 #include "packet/pinned_maps.h"
+#include "packet/queue_sockets.h"
 #include "packet/record_ring.h"
 
 struct packet_bpf;
@@ -49,6 +50,9 @@ class Programs {
 
     // The VLAN devices that there are by now, by index.
     Result<void> set_vlans(const std::map<unsigned, abi::packet_vlan>& vlans);
+
+    // The sockets of the queues by which packets come that wait for their turn.
+    Result<void> set_queues(const std::vector<QueueSockets::Place>& places);
 
     // For interfaces whose driver needs it; see bpf/lib/hook.h.
     void bounce_by_redirect();

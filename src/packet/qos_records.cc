@@ -25,8 +25,11 @@ abi::packet_rate rate_of(const std::optional<Rate>& rate, const std::optional<By
 abi::packet_qos packet_qos_of(const Service& service, const QosSettings& settings, unsigned cpus) {
     abi::packet_qos record{};
     if (!settings.enabled) return record;
-    record.rate[abi::direction_up] = rate_of(service.qos.rate.up, service.qos.burst, cpus);
-    record.rate[abi::direction_down] = rate_of(service.qos.rate.down, service.qos.burst, cpus);
+    record.queues = needs_queue(service, settings);
+    if (!record.queues) {
+        record.rate[abi::direction_up] = rate_of(service.qos.rate.up, service.qos.burst, cpus);
+        record.rate[abi::direction_down] = rate_of(service.qos.rate.down, service.qos.burst, cpus);
+    }
     for (uint8_t dscp = 0; dscp < abi::packet_marks; ++dscp) {
         const Priority priority = service.qos.trust ? priority_of(dscp) : priority_of(service, settings);
         record.priorities[dscp / 32] |= static_cast<uint64_t>(priority) << dscp % 32 * 2;
@@ -34,6 +37,13 @@ abi::packet_qos packet_qos_of(const Service& service, const QosSettings& setting
     record.marks = !service.qos.trust;
     record.dscp = dscp_of(service, settings);
     return record;
+}
+
+bool needs_queue(const Service& service, const QosSettings& settings) {
+    const ServiceQos& qos = service.qos;
+    const bool limited = qos.rate.up || qos.rate.down;
+    return settings.enabled && (settings.link_rate || qos.guarantee.up || qos.guarantee.down ||
+                                (limited && (qos.ecn || service.protocol == Protocol::tcp)));
 }
 
 }  // namespace marchproxy::packet

@@ -15,6 +15,7 @@ struct InterfaceStatus {
     std::string name;
     std::string way;      // as in title_of(); empty: not attached
     std::string problem;  // why not
+    std::string queues;   // how packets get to where they wait for their turn; empty: none does
     uint32_t program_id = 0;
     bool adopted = false;              // an earlier process had attached it
     std::vector<std::string> refused;  // the better ways, and why each was not taken

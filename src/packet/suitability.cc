@@ -8,6 +8,7 @@
 
 #include "abi/packet.h"
 #include "packet/indexes.h"
+#include "packet/qos_records.h"
 
 namespace marchproxy::packet {
 namespace {
@@ -72,17 +73,12 @@ Reason by_limits(const Service& service, const Surroundings& around) {
     return {};
 }
 
-// Here packets are marked, and dropped above a rate. What has to wait for its turn, does so in the stream plane.
 Reason by_qos(const Service& service, const Surroundings& around) {
-    const QosSettings& settings = around.settings->qos;
-    if (!settings.enabled) return {};
-    constexpr const char* waits = "what waits for its turn does so in the stream plane";
-    if (settings.link_rate) return fmt::format("qos.link_rate has services take turns, and {}", waits);
-    if (service.qos.guarantee.up || service.qos.guarantee.down) return fmt::format("qos.guarantee: {}", waits);
-    if (service.qos.ecn) return fmt::format("qos.ecn marks what waited too long, and {}", waits);
-    if (service.protocol == Protocol::tcp && (service.qos.rate.up || service.qos.rate.down))
-        return fmt::format("qos.rate: TCP that is dropped above a rate comes nowhere near it; {}", waits);
-    return {};
+    if (!needs_queue(service, around.settings->qos)) return {};
+    const bool at_tc = around.settings->packet.mode == PacketMode::tc;
+    if (!at_tc && around.no_queues.empty()) return {};
+    return fmt::format("by its qos packets wait for their turn, and {}",
+                       at_tc ? "with packet.mode: tc nothing can" : around.no_queues);
 }
 
 const char* family_of(const IpAddress& ip) {

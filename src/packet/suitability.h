@@ -19,6 +19,7 @@ struct Surroundings {
     SourceAddresses sources;
     std::set<IpAddress> own{};  // the machine's addresses
     std::string unavailable;    // why this machine has no packet plane; empty: it has
+    std::string no_queues{};    // why packets cannot wait for their turn in it; empty: they can, or may
     std::string unattached{};   // why none of its interfaces has the programs now; empty: one has, or may have
 };
 

@@ -52,25 +52,29 @@ const Row rows[] = {
          s.protocol = Protocol::udp;
          s.qos.rate.up = Rate{1'000'000};
      }},
-    {"a rate of TCP", "qos.rate: TCP",
-     [](Service& s, World& w) {
-         w.snapshot.settings.qos.enabled = true;
-         s.qos.rate.down = Rate{1'000'000};
-     }},
-    {"a link", "qos.link_rate",
+    {"turns on a link", "",
      [](Service&, World& w) {
          w.snapshot.settings.qos.enabled = true;
          w.snapshot.settings.qos.link_rate = Rate{1'000'000};
      }},
-    {"a guarantee", "qos.guarantee",
+    {"turns that cannot be had", "eth0 has no queues",
      [](Service& s, World& w) {
          w.snapshot.settings.qos.enabled = true;
-         s.qos.guarantee.up = Rate{1'000'000};
+         w.around.no_queues = "eth0 has no queues";
+         s.qos.rate.down = Rate{1'000'000};
      }},
-    {"marks of congestion", "qos.ecn",
+    {"turns that nobody needs", "",
      [](Service& s, World& w) {
          w.snapshot.settings.qos.enabled = true;
-         s.qos.ecn = true;
+         w.around.no_queues = "eth0 has no queues";
+         s.protocol = Protocol::udp;
+         s.qos.rate.down = Rate{1'000'000};
+     }},
+    {"turns at TC", "packet.mode: tc",
+     [](Service& s, World& w) {
+         w.snapshot.settings.qos.enabled = true;
+         w.snapshot.settings.packet.mode = PacketMode::tc;
+         s.qos.rate.down = Rate{1'000'000};
      }},
     {"dsr", "",
      [](Service& s, World&) {

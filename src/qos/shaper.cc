@@ -80,6 +80,16 @@ void ShapedService::configure(const ServiceLimits& limits, const AqmSettings& aq
     shaper_.look_again();
 }
 
+void ShapedService::give_up(std::vector<ShapedPacket*>& packets) {
+    std::lock_guard lock(shaper_.mutex_);
+    std::vector<QueuedPacket> waited;
+    if (shaper_.queues_)
+        for (QueuedClass& queued : queued_)
+            shaper_.queues_->clear(queued, waited);
+    for (const QueuedPacket& packet : waited)
+        packets.push_back(std::bit_cast<ShapedPacket*>(packet.handle));
+}
+
 QueueCounters ShapedService::counters(Priority priority) {
     std::lock_guard lock(shaper_.mutex_);
     return at(priority).counters;

@@ -69,6 +69,8 @@ class ShapedService {
     ShapedService& operator=(const ShapedService&) = delete;
 
     void configure(const ServiceLimits& limits, const AqmSettings& aqm);
+    // Its packets wait no more; they are appended, uncounted.
+    void give_up(std::vector<ShapedPacket*>& packets);
     QueueCounters counters(Priority priority);  // any thread
     QueuedClass& at(Priority priority) { return queued_[static_cast<size_t>(priority)]; }
     // The most a flow may ask for at once.

@@ -1,0 +1,70 @@
+// Services of the packet plane whose packets wait for their turn.
+#include <fmt/format.h>
+
+#include "packet/plane_state.h"
+#include "packet/qos_records.h"
+
+namespace marchproxy::packet {
+
+std::map<uint32_t, const Service*> Plane::Implementation::waiting_services() const {
+    std::map<uint32_t, const Service*> waiting;
+    const Snapshot& snapshot = *current_->snapshot;
+    for (size_t i = 0; i < snapshot.services.size(); ++i) {
+        const Service& service = snapshot.services[i];
+        if (!current_->carries(i) || !needs_queue(service, snapshot.settings.qos)) continue;
+        const ServiceKey key{service.name, service.protocol, service.listen, forwarding_of(service)};
+        if (const auto number = indexes_.services.find(key)) waiting.emplace(*number, &service);
+    }
+    return waiting;
+}
+
+// Brings the shaper to what services and interfaces need. Where it cannot be had, the next turn() has it decided anew
+// who carries the services; what comes meanwhile goes without waiting.
+void Plane::Implementation::follow_queues() {
+    if (paused || !programs_ || !interfaces_) return;
+    const std::map<uint32_t, const Service*> waiting = waiting_services();
+    if (waiting.empty()) return end_queues();
+    std::vector<QueuedInterface> wanted;
+    std::string problem = interfaces_->why_no_queues();
+    for (const std::string& name : interfaces_->attached())
+        wanted.push_back(queued_interface(name));
+    if (wanted.empty()) return;
+    if (problem.empty() && (!shaper_ || shaper_->interfaces() != wanted)) {
+        end_queues();
+        auto started = Shaper::start(shapers_, desk_, wanted);
+        const auto told = started.ok() ? programs_->set_queues((*started)->places()) : Result<void>();
+        if (!started.ok() || !told.ok()) problem = started.ok() ? told.error() : started.error();
+        if (problem.empty()) {
+            shaper_ = std::move(*started);
+            log_.info("packets wait for their turns",
+                      {{"sockets", shaper_->places().size()}, {"zero_copy", shaper_->zero_copy()}});
+        }
+    }
+    if (!problem.empty()) end_queues();
+    if (shaper_) shaper_->configure(waiting, current_->snapshot->settings.qos);
+    if (problem == no_queues_) return;
+    no_queues_ = problem;
+    assign_for_queues_ = true;
+    if (!problem.empty()) log_.warn("packets cannot wait for their turns", {{"why", problem}});
+}
+
+void Plane::Implementation::end_queues() {
+    if (!shaper_) return;
+    if (programs_)
+        if (const auto told = programs_->set_queues({}); !told.ok())
+            log_.limited(LogLevel::error, "packet-queues", told.error());
+    shaper_.reset();
+}
+
+// The counters of what waits, under the services' names.
+void Plane::Implementation::count_queues() const {
+    if (!shaper_) return;
+    for (const auto& [number, service] : waiting_services())
+        for (const bool up : {true, false})
+            for (unsigned i = 0; i < abi::packet_priorities; ++i) {
+                const auto priority = static_cast<Priority>(i);
+                counts_.read_queue(service->name, up, priority, shaper_->counters(number, up, priority));
+            }
+}
+
+}  // namespace marchproxy::packet
