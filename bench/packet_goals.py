@@ -1,7 +1,7 @@
 """What the packet plane is to reach, beside what was measured. Costs are above the bench's floor for as many flows, which
 is there for every subject alike."""
 
-from report import PROJECT, markdown, shown
+from report import PROJECT
 
 
 def above_floor(results, row, flows, subject=PROJECT):
@@ -29,15 +29,3 @@ def goals(results):
     yield "bytes a direction of a flow", results.median(f"packet-memory-{ten_million}", PROJECT), most, 200
     ours, nftables = (results.median("packet-udp-cpu", subject) for subject in (PROJECT, "nftables"))
     yield "small packets for the same CPU, times nftables", times(ours, nftables), least, 3
-
-
-def table(results):
-    found = list(goals(results))
-    if all(value is None for _, value, _, _ in found):
-        return ""
-    lines = [["packet plane", "measured", "to reach", "verdict"]]
-    for name, value, way, limit in found:
-        reached = value is not None and (value <= limit if way == "≤" else value >= limit)
-        verdict = "not measured" if value is None else "reached" if reached else "NOT reached"
-        lines.append([name, "" if value is None else shown(value), f"{way} {limit}", verdict])
-    return markdown(lines)

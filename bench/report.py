@@ -145,3 +145,16 @@ def markdown(lines):
     padded = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([padded[0], rule, *padded[1:]])
+
+
+def goals_table(title, goals):
+    """`goals`: name, what was measured (None: not), whether it is at most or at least, how much."""
+    found = list(goals)
+    if all(value is None for _, value, _, _ in found):
+        return ""
+    lines = [[title, "measured", "to reach", "verdict"]]
+    for name, value, way, limit in found:
+        reached = value is not None and (value <= limit if way == "≤" else value >= limit)
+        verdict = "not measured" if value is None else "reached" if reached else "NOT reached"
+        lines.append([name, "" if value is None else shown(value), f"{way} {limit}", verdict])
+    return markdown(lines)

@@ -55,7 +55,7 @@ class Targets(unittest.TestCase):
 class PacketGoals(unittest.TestCase):
     @staticmethod
     def verdicts(values):
-        lines = packet_goals.table(results(values)).splitlines()[2:]
+        lines = report.goals_table("packet plane", packet_goals.goals(results(values))).splitlines()[2:]
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
         return {name: (value, verdict) for name, value, _, verdict in cells}
 
@@ -82,7 +82,8 @@ class PacketGoals(unittest.TestCase):
         self.assertEqual(verdicts["flows expired, of 10 million begun"], ("", "not measured"))
 
     def test_without_any_there_is_no_table(self):
-        self.assertEqual(packet_goals.table(results({("packet-established-1", "ns", True): {"marchproxy": [90]}})), "")
+        found = packet_goals.goals(results({("packet-established-1", "ns", True): {"marchproxy": [90]}}))
+        self.assertEqual(report.goals_table("packet plane", found), "")
 
 
 class Rows(unittest.TestCase):

@@ -18,6 +18,8 @@ import packet
 import packet_goals
 import packet_net
 import peers
+import qos
+import qos_goals
 import report
 from processes import BenchError, Ports, raise_descriptor_limit, run_tool
 
@@ -64,15 +66,16 @@ def choose_effort(arguments, descriptors):
     return effort
 
 
-def check_tools(arguments, streams, packets):
+def check_tools(arguments, streams, packets, shaped):
     """What the wanted rows need, and nothing else."""
     between_namespaces = set(packets) & set(packet_net.ROWS)
     programs = ["iperf3", "taskset"] if streams else []
-    programs += ["iperf3", "ip", "nft", "ethtool"] if between_namespaces else []
+    programs += ["iperf3", "ip", "nft", "ethtool"] if between_namespaces or shaped else []
+    programs += ["tc"] if shaped else []
     for program in programs:
         if not shutil.which(program):
             raise BenchError(f"{program} is not installed: run scripts/setup.sh --test --bench")
-    tools = ["loadgen", "loadserver"] if streams else []
+    tools = ["loadgen", "loadserver"] if streams or shaped else []
     tools += ["packet_cost", "packet_live", "packet_rate"] if packets else []
     for tool in tools:
         path = os.path.join(arguments.build, "bench", tool)
@@ -176,12 +179,14 @@ def measure_round(number, chosen_measures, subjects, rig, results, wanted):
 def write_results(directory, results, machine, subjects):
     names = [subject.name for subject in subjects]
     packets = set(packet.row_names(""))
-    streams = [row for row in results.row_names() if row not in packets]
+    streams = [row for row in results.row_names() if row not in packets and row not in qos.ROWS]
     parts = [
         report.figures_table(results, names, streams),
         report.targets_table(results),
         report.figures_table(results, packet.SUBJECTS, [row for row in results.row_names() if row in packets]),
-        packet_goals.table(results),
+        report.goals_table("packet plane", packet_goals.goals(results)),
+        report.figures_table(results, qos.SUBJECTS, [row for row in results.row_names() if row in qos.ROWS]),
+        report.goals_table("qos", qos_goals.goals(results)),
         machine_line(machine),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
@@ -215,12 +220,12 @@ def run(arguments):
     chosen_measures = [measure for measure in measures.all_measures() if measure.row_names(arguments.only)]
     if arguments.list:
         names = [name for measure in chosen_measures for name in measure.row_names(arguments.only)]
-        print("\n".join(names + packet.row_names(arguments.only)))
+        print("\n".join(names + packet.row_names(arguments.only) + qos.row_names(arguments.only)))
         return
-    packets = packet.row_names(arguments.only)
-    if not chosen_measures and not packets:
+    packets, shaped = packet.row_names(arguments.only), qos.row_names(arguments.only)
+    if not chosen_measures and not packets and not shaped:
         raise BenchError(f"no row's name matches '{arguments.only}'; `bench/run.py --list` prints them")
-    check_tools(arguments, chosen_measures, packets)
+    check_tools(arguments, chosen_measures, packets, shaped)
     descriptors = raise_descriptor_limit()
     effort = choose_effort(arguments, descriptors)
     work = os.path.join(arguments.out, "run")
@@ -239,6 +244,7 @@ def run(arguments):
         measure_streams(arguments, effort, chosen_measures, subjects, endpoints, work, results, machine)
     binary = arguments.binary or os.path.join(arguments.build, "marchproxy-l3l4")
     packet.measure(arguments.build, binary, effort, arguments.only, results, say)
+    qos.measure(arguments.build, binary, effort.runs, arguments.only, results, say)
     table = write_results(arguments.out, results, machine, subjects)
     print("\n" + table)
     say(f"the same in {os.path.join(arguments.out, 'results.json')}")
