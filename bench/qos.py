@@ -175,17 +175,12 @@ def iperf(way, port, *options):
     return answer["server_output_json"]
 
 
-def rate_of(interval):
-    """Without what was lost, which iperf3 counts as sent."""
-    return interval["bits_per_second"] * (1 - interval.get("lost_percent", 0) / 100)
-
-
 def measure_rate(way, protocol, rate):
     """Achieved over configured in five seconds, and in the highest one; the first second is for the slow start."""
     offered = () if protocol == "tcp" else ("-u", "-l", "1200", "-b", f"{rate * 1.5:.0f}")
     with way.holding({5201: {"rate": rate, "of": protocol}}):
         intervals = iperf(way, 5201, "-t", "6", *offered)["intervals"]
-    seconds = [rate_of(interval["sum"]) / rate for interval in intervals[1:6]]
+    seconds = [interval["sum"]["bits_per_second"] / rate for interval in intervals[1:6]]
     if len(seconds) < 5:
         raise BenchError(f"only {len(seconds)} seconds")
     return statistics.mean(seconds), max(seconds)
@@ -207,7 +202,7 @@ def at_once(*tasks):
 
 
 def received(way, port, seconds):
-    return statistics.mean(rate_of(interval["sum"]) for interval in iperf(way, port, "-t", str(seconds))["intervals"][1:seconds])
+    return statistics.mean(interval["sum"]["bits_per_second"] for interval in iperf(way, port, "-t", str(seconds))["intervals"][1:seconds])
 
 
 def measure_guarantee(way):

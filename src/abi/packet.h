@@ -141,12 +141,11 @@ struct packet_rate {
 struct packet_qos {
     struct packet_rate rate[2];  // by direction
     __u64 priorities[2];         // two bits for each DSCP that a packet may come with: its priority
-    __u8 marks;                  // whether packets are marked; else they keep what they come with
-    __u8 dscp;                   // with this
     __u8 queues;                 // whether they wait for their turn in user space, where it is there
-    __u8 reserved[13];
+    __u8 reserved[15];
+    __u8 dscp[packet_marks];  // what they leave with, by what they came with
 };
-ABI_ASSERT(sizeof(struct packet_qos) == 64, "one cache line");
+ABI_ASSERT(sizeof(struct packet_qos) == 128, "two cache lines");
 
 abi_inlined __u32 qos_priority(const struct packet_qos* qos, __u32 dscp) {
     return qos->priorities[dscp >> 5 & 1] >> (dscp & 31) * 2 & 3;

@@ -21,6 +21,8 @@ constexpr std::string_view scope<Service> = "services[].";
 template <>
 constexpr std::string_view scope<Endpoint> = "services[].endpoints[].";
 template <>
+constexpr std::string_view scope<MarkRule> = "services[].qos.rules[].";
+template <>
 constexpr std::string_view scope<CustomMetric> = "telemetry.custom_metrics[].";
 
 Option describe_option(std::string key, const Traits& traits, std::string_view documentation) {
@@ -263,6 +265,7 @@ template void bind_object(Node&, const std::string&, Snapshot&, const Binding&);
 template void bind_object(Node&, const std::string&, Path&, const Binding&);
 template void bind_object(Node&, const std::string&, Service&, const Binding&);
 template void bind_object(Node&, const std::string&, Endpoint&, const Binding&);
+template void bind_object(Node&, const std::string&, MarkRule&, const Binding&);
 template void bind_object(Node&, const std::string&, CustomMetric&, const Binding&);
 
 template <class Object>

@@ -67,7 +67,8 @@ class Tables {
   private:
     Tables();
 
-    std::tuple<Table<Snapshot>, Table<Path>, Table<Service>, Table<Endpoint>, Table<CustomMetric>> tables_;
+    std::tuple<Table<Snapshot>, Table<Path>, Table<Service>, Table<Endpoint>, Table<MarkRule>, Table<CustomMetric>>
+        tables_;
     std::vector<Option> options_;
 };
 

@@ -152,8 +152,22 @@ class Services {
         refuse(service.mss.has_value(), "mss");
     }
 
+    void check_rules(const ServiceQos& qos, const Node& node, const std::string& path) {
+        std::set<uint8_t> seen;
+        for (size_t i = 0; i < qos.rules.size(); ++i) {
+            const Node& given = element(node, "qos.rules", i);
+            const std::string key = fmt::format("{}.qos.rules[{}]", path, i);
+            const Node* arrived = sound(given, "arrived");
+            if (arrived && !seen.insert(qos.rules[i].arrived).second)
+                problems_.at_value(*arrived, key + ".arrived", "another rule says already what this mark stands for");
+            if (arrived && !given.find("priority") && !given.find("dscp"))
+                problems_.at_owner(given, key, "changes nothing; give it a priority, or a dscp");
+        }
+    }
+
     void check_qos(const Service& service, const Node& node, const std::string& path) {
         const ServiceQos& qos = service.qos;
+        check_rules(qos, node, path);
         const Node* burst = sound(node, "qos.burst");
         if (burst && qos.burst && !qos.rate.up && !qos.rate.down)
             problems_.at_value(*burst, path + ".qos.burst", "needs qos.rate: it is what may pass at once above that");

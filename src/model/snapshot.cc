@@ -29,6 +29,24 @@ uint8_t dscp_of(const Service& service, const QosSettings& qos) {
     return service.qos.dscp.value_or(dscp_of(priority_of(service, qos)));
 }
 
+Treatments treatments_of(const Service& service, const QosSettings& qos) {
+    Treatments all;
+    all.fill({priority_of(service, qos), dscp_of(service, qos)});
+    if (service.qos.trust)
+        for (uint8_t arrived = 0; arrived < unknown_mark; ++arrived)
+            all[arrived] = {priority_of(arrived), arrived};
+    for (const MarkRule& rule : service.qos.rules) {
+        Treatment& of = all[rule.arrived];
+        if (rule.priority) of = {*rule.priority, dscp_of(*rule.priority)};
+        if (rule.dscp) of.dscp = *rule.dscp;
+    }
+    return all;
+}
+
+bool heeds_marks(const ServiceQos& qos) {
+    return qos.trust || !qos.rules.empty();
+}
+
 Duration idle_timeout_of(const Service& service, const StreamSettings& stream) {
     return service.idle_timeout.value_or(service.protocol == Protocol::tcp ? stream.idle_timeout
                                                                            : stream.udp_idle_timeout);

@@ -2,6 +2,7 @@
 // nothing in a data plane is configured in any other way. Immutable once published, shared by pointer.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -48,6 +49,14 @@ struct DirectedRate {
     bool operator==(const DirectedRate&) const = default;
 };
 
+// What a mark that a client's packets come with stands for, where a service says so.
+struct MarkRule {
+    uint8_t arrived = 0;  // DSCP
+    std::optional<Priority> priority;
+    std::optional<uint8_t> dscp;
+    bool operator==(const MarkRule&) const = default;
+};
+
 struct ServiceQos {
     std::optional<Priority> priority;  // absent: the default of `qos`
     DirectedRate rate;
@@ -56,6 +65,7 @@ struct ServiceQos {
     std::optional<uint8_t> dscp;  // 0-63; absent: by priority
     bool ecn = false;
     bool trust = false;
+    std::vector<MarkRule> rules;
     bool operator==(const ServiceQos&) const = default;
 };
 
@@ -246,6 +256,18 @@ using SnapshotPointer = std::shared_ptr<const Snapshot>;
 // What the service is treated as, and marked with, where nothing says otherwise.
 Priority priority_of(const Service& service, const QosSettings& qos);
 uint8_t dscp_of(const Service& service, const QosSettings& qos);
+
+// How packets are treated and marked by the mark that they came with, or without one that is known.
+struct Treatment {
+    Priority priority = Priority::p3;
+    uint8_t dscp = 0;
+    bool operator==(const Treatment&) const = default;
+};
+inline constexpr uint8_t unknown_mark = 64;
+using Treatments = std::array<Treatment, unknown_mark + 1>;
+Treatments treatments_of(const Service& service, const QosSettings& qos);
+// Whether it matters which mark they came with.
+bool heeds_marks(const ServiceQos& qos);
 
 // How long a connection, session or flow of the service may be silent, on whichever plane.
 Duration idle_timeout_of(const Service& service, const StreamSettings& stream);

@@ -72,7 +72,7 @@ const Shape shapes[] = {
           M(source_packet_step), M(source_packet_tolerance), M(packet_batch_step), M(packet_tolerance), M(packet_batch),
           M(reserved)),
     SHAPE(packet_rate, M(bits_per_second), M(burst), M(share)),
-    SHAPE(packet_qos, M(rate), M(priorities), M(marks), M(dscp), M(queues), M(reserved)),
+    SHAPE(packet_qos, M(rate), M(priorities), M(queues), M(reserved), M(dscp)),
     SHAPE(queued_packet, M(interface), M(flow), M(payload), M(service), M(direction), M(priority)),
     SHAPE(qos_counters, M(left), M(bytes), M(dropped), M(dropped_bytes)),
     SHAPE(qos_buckets, M(word)),

@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "model/descriptor.h"
@@ -47,6 +48,11 @@ std::optional<std::array<uint8_t, 6>> hardware_address(const std::string& interf
     std::array<uint8_t, 6> address{};
     std::memcpy(address.data(), request.ifr_hwaddr.sa_data, address.size());
     return address;
+}
+
+unsigned receive_queues(const std::string& interface) {
+    ethtool_channels channels{.cmd = ETHTOOL_GCHANNELS};
+    return ask_driver(interface, channels) ? std::max(channels.rx_count + channels.combined_count, 1U) : 1;
 }
 
 bool takes_tags_off(const std::string& interface) {

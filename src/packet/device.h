@@ -16,6 +16,8 @@ std::string driver_of(const std::string& interface);  // empty: it names none
 unsigned mtu_of(const std::string& interface);        // bytes; 0: not known
 std::optional<std::array<uint8_t, 6>> hardware_address(const std::string& interface);
 
+unsigned receive_queues(const std::string& interface);  // 1 where that is not known
+
 // Whether the card takes a frame's tag out before XDP sees it.
 bool takes_tags_off(const std::string& interface);
 

@@ -23,6 +23,7 @@ class Qos : public Plane {
     void configure(uint32_t index, const ServiceQos& qos, unsigned cpus = 1) {
         marchproxy::Service configured;
         configured.qos = qos;
+        configured.protocol = Protocol::udp;  // of TCP nothing is dropped
         QosSettings settings;
         settings.enabled = true;
         expect(programs->set_qos(index, packet_qos_of(configured, settings, cpus)));
@@ -144,6 +145,24 @@ TEST_P(Qos, TrustKeepsTheMarkAndCountsByIt) {
     EXPECT_EQ(counts.bytes[abi::direction_up][p0], 7u) << "payload";
     EXPECT_EQ(counts.bytes[abi::direction_up][p1], 7u);
     EXPECT_EQ(counts.bytes[abi::direction_up][p3], 0u);
+}
+
+TEST_P(Qos, RulesSayWhatMarksStandFor) {
+    ServiceQos qos;
+    qos.priority = Priority::p2;
+    qos.rules = {{.arrived = af41, .priority = Priority::p0, .dscp = {}}, {.arrived = cs1, .priority = {}, .dscp = 1}};
+    configure(nat_udp, qos);
+    forget(nat_udp);
+    const auto leaves = [&](const char* row, uint8_t came, uint8_t leaves_with) {
+        goes_up(row, udp(with(came, 2)),
+                eth().ipv4(source, "10.1.0.1").ttl(63).traffic_class(with(leaves_with, 2)).udp(5000, 8080));
+    };
+    leaves("its priority's mark", af41, ef);
+    leaves("a mark", cs1, 1);
+    leaves("no rule's", 0, 18);
+    const abi::qos_counters counts = counted(nat_udp);
+    EXPECT_EQ(counts.bytes[abi::direction_up][p0], 7u);
+    EXPECT_EQ(counts.bytes[abi::direction_up][2], 14u);
 }
 
 TEST_P(Qos, EveryMarkHasThePriorityThatTheStreamPlaneGivesIt) {

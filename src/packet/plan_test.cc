@@ -236,7 +236,7 @@ TEST(Plan, HoldsTheQosOfServicesWhereItIsOn) {
     EXPECT_EQ(down.bits_per_second, 1'000'000'000U);
     EXPECT_EQ(down.burst + 4 * down.share, 625'000U) << "5 ms";
     EXPECT_EQ(down.share, 39'062U);
-    EXPECT_EQ(qos.dscp, 46) << "EF, as P0 is marked";
+    EXPECT_EQ(qos.dscp[0], 46) << "EF, as P0 is marked";
     EXPECT_EQ(qos_priority(&qos, 8), 0U);
 
     // A rate at which 5 ms are not a packet: no shares.

@@ -26,6 +26,8 @@ constexpr Duration until_tried_again = std::chrono::seconds(10);
 
 void Plane::Implementation::apply() {
     if (!prepared) return;
+    count_queues();
+    waiting_.clear();
     current_ = std::move(*prepared);
     prepared.reset();
     assign_again_at_ = TimePoint::max();

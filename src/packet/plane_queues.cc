@@ -1,6 +1,4 @@
 // Services of the packet plane whose packets wait for their turn.
-#include <fmt/format.h>
-
 #include "packet/plane_state.h"
 #include "packet/qos_records.h"
 
@@ -22,30 +20,35 @@ std::map<uint32_t, const Service*> Plane::Implementation::waiting_services() con
 // who carries the services; what comes meanwhile goes without waiting.
 void Plane::Implementation::follow_queues() {
     if (paused || !programs_ || !interfaces_) return;
-    const std::map<uint32_t, const Service*> waiting = waiting_services();
+    std::map<uint32_t, const Service*> waiting = waiting_services();
     if (waiting.empty()) return end_queues();
     std::vector<QueuedInterface> wanted;
-    std::string problem = interfaces_->why_no_queues();
     for (const std::string& name : interfaces_->attached())
         wanted.push_back(queued_interface(name));
     if (wanted.empty()) return;
-    if (problem.empty() && (!shaper_ || shaper_->interfaces() != wanted)) {
-        end_queues();
-        auto started = Shaper::start(shapers_, desk_, wanted);
-        const auto told = started.ok() ? programs_->set_queues((*started)->places()) : Result<void>();
-        if (!started.ok() || !told.ok()) problem = started.ok() ? told.error() : started.error();
-        if (problem.empty()) {
-            shaper_ = std::move(*started);
-            log_.info("packets wait for their turns",
-                      {{"sockets", shaper_->places().size()}, {"zero_copy", shaper_->zero_copy()}});
-        }
-    }
+    std::string problem = interfaces_->why_no_queues();
+    if (problem.empty() && (!shaper_ || shaper_->interfaces() != wanted)) problem = begin_queues(wanted);
     if (!problem.empty()) end_queues();
-    if (shaper_) shaper_->configure(waiting, current_->snapshot->settings.qos);
+    if (shaper_ && waiting != waiting_) {
+        shaper_->configure(waiting, current_->snapshot->settings.qos);
+        waiting_ = std::move(waiting);
+    }
     if (problem == no_queues_) return;
     no_queues_ = problem;
     assign_for_queues_ = true;
     if (!problem.empty()) log_.warn("packets cannot wait for their turns", {{"why", problem}});
+}
+
+// Why not; empty: the shaper is there.
+std::string Plane::Implementation::begin_queues(const std::vector<QueuedInterface>& interfaces) {
+    end_queues();
+    auto started = Shaper::start(shapers_, desk_, interfaces);
+    if (!started.ok()) return started.error();
+    if (const auto told = programs_->set_queues((*started)->places()); !told.ok()) return told.error();
+    shaper_ = std::move(*started);
+    log_.info("packets wait for their turns",
+              {{"sockets", shaper_->places().size()}, {"zero_copy", shaper_->zero_copy()}});
+    return {};
 }
 
 void Plane::Implementation::end_queues() {
@@ -54,12 +57,13 @@ void Plane::Implementation::end_queues() {
         if (const auto told = programs_->set_queues({}); !told.ok())
             log_.limited(LogLevel::error, "packet-queues", told.error());
     shaper_.reset();
+    waiting_.clear();
 }
 
 // The counters of what waits, under the services' names.
 void Plane::Implementation::count_queues() const {
     if (!shaper_) return;
-    for (const auto& [number, service] : waiting_services())
+    for (const auto& [number, service] : waiting_)
         for (const bool up : {true, false})
             for (unsigned i = 0; i < abi::packet_priorities; ++i) {
                 const auto priority = static_cast<Priority>(i);

@@ -86,6 +86,7 @@ class Plane::Implementation {
     // --- what waits (plane_queues.cc) ---
     std::map<uint32_t, const Service*> waiting_services() const;  // by number
     void follow_queues();
+    std::string begin_queues(const std::vector<QueuedInterface>& interfaces);
     void end_queues();
     void count_queues() const;
 
@@ -137,9 +138,10 @@ class Plane::Implementation {
     Sweeper sweeper_;
     qos::Shapers& shapers_;
     const unsigned desk_;
-    std::unique_ptr<Shaper> shaper_;  // null: nothing waits
-    std::string no_queues_;           // why nothing can; empty: it can, as far as known
-    bool assign_for_queues_ = false;  // that has changed since it was decided who carries the services
+    std::unique_ptr<Shaper> shaper_;              // null: nothing waits
+    std::map<uint32_t, const Service*> waiting_;  // those it has, of `current_`'s snapshot, by number
+    std::string no_queues_;                       // why nothing can; empty: it can, as far as known
+    bool assign_for_queues_ = false;              // that has changed since it was decided who carries the services
     TimePoint look_after_at_{};
     bool network_moved_ = false;
     bool was_attached_ = false;                     // since it was last decided who carries the services

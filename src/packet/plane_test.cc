@@ -2,16 +2,11 @@
 #include "packet/plane.h"
 
 #include <gmock/gmock.h>
-#include <sys/ioctl.h>
 
-#include <filesystem>
 #include <functional>
 
-#include "packet/capability.h"
-#include "packet/frame_rows.h"
 #include "packet/pinned_maps.h"
-#include "packet/plan_cases.h"
-#include "packet/test_namespace.h"
+#include "packet/plane_case.h"
 
 namespace marchproxy::packet {
 namespace {
@@ -23,104 +18,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::SizeIs;
-
-struct Finished final : flow::Sink {
-    void finished(std::vector<flow::Record>& batch) override {
-        std::move(batch.begin(), batch.end(), std::back_inserter(records));
-        batch.clear();
-    }
-    std::vector<flow::Record> records;
-};
-
-// `near` is the interface: clients at 198.51.100.0/24 and endpoints in 10.9.0.0/24 are behind it.
-class PlaneCase : public testing::Namespace {
-  protected:
-    void SetUp() override {
-        Namespace::SetUp();
-        if (IsSkipped() || HasFatalFailure()) return;
-        if (const std::string lacking = missing(probe_capabilities()); !lacking.empty()) GTEST_SKIP() << lacking;
-        mount_bpffs();
-        pin_ = bpffs + "/marchproxy";
-        ASSERT_TRUE(testing::run("sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.lo.forwarding=0"));
-        ASSERT_TRUE(testing::run("ip address add 10.9.0.1/24 dev near && ip route add 198.51.100.0/24 via 10.9.0.2"));
-        for (const char* neighbour : {"10.9.0.2", "10.9.0.3"})
-            ASSERT_TRUE(testing::run("ip neigh replace " + std::string(neighbour) +
-                                     " lladdr 02:00:00:00:00:02 nud permanent dev near"));
-    }
-
-    Snapshot snapshot() const {
-        Snapshot made;
-        // Generic, as libxdp's dispatcher would be tried before a driver's own, which takes as long as loading.
-        made.settings.packet = {.interfaces = {"near"}, .mode = PacketMode::generic, .max_flows = 1000, .pin = pin_};
-        made.services.push_back(service("web", "203.0.113.1:80", {"10.9.0.2:8080"}));
-        return made;
-    }
-    Snapshot without_packet_services() const {
-        Snapshot made = snapshot();
-        made.services[0].plane = PlaneChoice::stream;
-        return made;
-    }
-    static Result<void> prepare(Plane& plane, Snapshot next) {
-        return plane.prepare(std::make_shared<const Snapshot>(std::move(next)), {});
-    }
-    static void run(Plane& plane, Snapshot next) {
-        const auto prepared = prepare(plane, std::move(next));
-        ASSERT_TRUE(prepared.ok()) << prepared.error();
-        plane.apply();
-    }
-
-    // A client's first packet, as it comes at the interface.
-    static void send_syn(uint16_t client_port) {
-        const Descriptor socket(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0));
-        ifreq request{};
-        std::strcpy(request.ifr_name, "near");
-        ASSERT_EQ(::ioctl(socket.get(), SIOCGIFHWADDR, &request), 0);
-        testing::Mac mac{};
-        std::memcpy(mac.data(), request.ifr_hwaddr.sa_data, mac.size());
-        const testing::Bytes frame = testing::eth()
-                                         .from({2, 0, 0, 0, 0, 2}, mac)
-                                         .ipv4("198.51.100.7", "203.0.113.1")
-                                         .tcp(client_port, 80, testing::syn)
-                                         .payload("");
-        sockaddr_ll address{};
-        address.sll_family = AF_PACKET;
-        address.sll_ifindex = static_cast<int>(::if_nametoindex("far"));
-        ASSERT_EQ(::sendto(socket.get(), frame.data(), frame.size(), 0, reinterpret_cast<const sockaddr*>(&address),
-                           sizeof address),
-                  static_cast<ssize_t>(frame.size()));
-    }
-    // What the control thread does, for as long as it takes.
-    template <class Condition>
-    static bool turn_until(Plane& plane, Condition condition, bool* moved = nullptr) {
-        for (int time = 0; time < 800; ++time) {
-            const bool now = plane.turn();
-            if (moved) *moved = *moved || now;
-            if (condition()) return true;
-            ::usleep(10'000);
-        }
-        return false;
-    }
-    static void begin_flow(Plane& plane, uint16_t client_port, size_t flows_then = 1) {
-        send_syn(client_port);
-        EXPECT_TRUE(turn_until(plane, [&] { return plane.active_flows({}).size() == flows_then; }))
-            << plane.active_flows({}).size() << " flows";
-    }
-    std::vector<std::string> pinned() const {
-        std::vector<std::string> names;
-        std::error_code none;
-        for (const auto& entry : std::filesystem::recursive_directory_iterator(pin_, none))
-            names.push_back(entry.path().filename());
-        return names;
-    }
-    static bool lets_programs_ask() { return testing::run("sysctl -n net.ipv4.conf.lo.forwarding | grep -q 1"); }
-    static bool attached() { return testing::run("ip -d link show near | grep -q prog/xdp"); }
-
-    std::string pin_;
-    std::vector<std::string> lines_;
-    telemetry::Log log_{LogLevel::info, LogFormat::text, [this](std::string_view line) { lines_.emplace_back(line); }};
-    Finished flows_;
-    qos::Shapers shapers_{1};
-};
 
 // Two suites, as loading the programs takes seconds: one process, and several after or beside each other.
 class PlaneTest : public PlaneCase {};

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "model/dscp.h"
 #include "qos/scheduler.h"
 
 namespace marchproxy::packet {
@@ -30,12 +29,11 @@ abi::packet_qos packet_qos_of(const Service& service, const QosSettings& setting
         record.rate[abi::direction_up] = rate_of(service.qos.rate.up, service.qos.burst, cpus);
         record.rate[abi::direction_down] = rate_of(service.qos.rate.down, service.qos.burst, cpus);
     }
-    for (uint8_t dscp = 0; dscp < abi::packet_marks; ++dscp) {
-        const Priority priority = service.qos.trust ? priority_of(dscp) : priority_of(service, settings);
-        record.priorities[dscp / 32] |= static_cast<uint64_t>(priority) << dscp % 32 * 2;
+    const Treatments treatments = treatments_of(service, settings);
+    for (uint8_t arrived = 0; arrived < abi::packet_marks; ++arrived) {
+        record.priorities[arrived / 32] |= static_cast<uint64_t>(treatments[arrived].priority) << arrived % 32 * 2;
+        record.dscp[arrived] = treatments[arrived].dscp;
     }
-    record.marks = !service.qos.trust;
-    record.dscp = dscp_of(service, settings);
     return record;
 }
 

@@ -1,10 +1,7 @@
 #include "packet/queue_sockets.h"
 
 #include <fmt/format.h>
-#include <linux/ethtool.h>
-#include <linux/sockios.h>
 #include <net/if.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -15,7 +12,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "model/descriptor.h"
+#include "packet/device.h"
 
 namespace marchproxy::packet {
 
@@ -40,17 +37,7 @@ std::string why(int error) {
 }  // namespace
 
 QueuedInterface queued_interface(const std::string& name) {
-    QueuedInterface found{.name = name, .index = ::if_nametoindex(name.c_str())};
-    const Descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    ifreq request{};
-    name.copy(request.ifr_name, IFNAMSIZ - 1);
-    if (::ioctl(socket.get(), SIOCGIFMTU, &request) == 0) found.mtu = static_cast<unsigned>(request.ifr_mtu);
-    ethtool_channels channels{};
-    channels.cmd = ETHTOOL_GCHANNELS;
-    request.ifr_data = reinterpret_cast<char*>(&channels);
-    if (::ioctl(socket.get(), SIOCETHTOOL, &request) == 0)
-        found.queues = std::max(channels.rx_count + channels.combined_count, 1U);
-    return found;
+    return {.name = name, .index = ::if_nametoindex(name.c_str()), .queues = receive_queues(name), .mtu = mtu_of(name)};
 }
 
 struct QueueSockets::Socket {

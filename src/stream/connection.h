@@ -38,10 +38,11 @@ struct Connection : qos::Timer {  // the timer: header, connect or idle timeout,
     Leg client_leg, endpoint_leg;
     Admission admission;
     Stage stage = Stage::header;
-    bool client_watched = false;  // by epoll
-    bool keepalive = false;       // probes for a dead peer were asked for
-    uint8_t dscp = 0;             // what both legs send with
-    Priority priority() const { return service->view->priority_of(static_cast<uint8_t>(dscp << 2)); }
+    bool client_watched = false;     // by epoll
+    bool keepalive = false;          // probes for a dead peer were asked for
+    uint8_t arrived = unknown_mark;  // what the client's handshake came with, where that matters
+    uint8_t dscp = 0;                // what both legs send with
+    Priority priority() const { return service->view->treatment(arrived).priority; }
     bool queued = false;  // used up its budget, or its worker's attention is otherwise due
 };
 

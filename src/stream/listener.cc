@@ -99,7 +99,7 @@ void refresh_listener(int descriptor, const Service& service, const QosSettings&
     const bool is_v4 = service.listen.ip.is_v4();
     if (service.protocol == Protocol::udp) return report_marks(descriptor, is_v4, qos.enabled);
     mark(descriptor, is_v4, qos.enabled ? dscp_of(service, qos) : 0);
-    report_marks(descriptor, is_v4, qos.enabled && service.qos.trust);
+    report_marks(descriptor, is_v4, qos.enabled && heeds_marks(service.qos));
     limit_segments(descriptor, service);
     listen(descriptor, backlog_of(service));
 }

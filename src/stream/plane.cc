@@ -141,11 +141,10 @@ ServiceViewPointer Plane::Implementation::make_view(const SnapshotPointer& from,
                                                           .policy = service.routing.policy});
     view->idle_timeout = idle_timeout_of(service, from->settings.stream);
     const QosSettings& qos = from->settings.qos;
-    const ServiceQos& wanted = service.qos;
-    view->priority = priority_of(service, qos);
+    view->treatments = treatments_of(service, qos);
     view->marks = qos.enabled;
-    view->trusts = qos.enabled && wanted.trust;
-    view->dscp = qos.enabled ? dscp_of(service, qos) : 0;
+    view->heeds = qos.enabled && heeds_marks(service.qos);
+    if (!qos.enabled) view->treatments.fill({priority_of(service, qos), 0});
     view->shaped_up = qos::place_in(shapers, true, state->shaped_up, service.qos, qos);
     view->shaped_down = qos::place_in(shapers, false, state->shaped_down, service.qos, qos);
     std::vector<routing::Candidate> candidates;
@@ -351,7 +350,8 @@ telemetry::ServiceStatus Plane::Implementation::service_status(const ServiceView
                                     .priority = priority_of(service, snapshot->settings.qos),
                                     .listening = accepting};
     add_counters(*view.state, status);
-    if (view.settings->qos.enabled) status.qos = telemetry::shown(qos_classes(*view.state), service.qos, view.priority);
+    if (view.settings->qos.enabled)
+        status.qos = telemetry::shown(qos_classes(*view.state), service.qos, view.own().priority);
     for (size_t i = 0; i < view.endpoints.size(); ++i) {
         const EndpointRuntime& endpoint = *view.endpoints[i];
         const int error = endpoint.last_error.load(std::memory_order_relaxed);

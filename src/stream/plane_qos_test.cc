@@ -249,6 +249,33 @@ TEST_F(PlaneQosTest, KeepsATrustedMarkAndItsPriority) {
     EXPECT_EQ(qos(true).priority, Priority::p0);
 }
 
+// A rule turns the client's mark into another, and its priority.
+TEST_F(PlaneQosTest, RulesSayWhatAMarkStandsFor) {
+    service.qos.rules = {{.arrived = 8, .priority = Priority::p1, .dscp = 1}};
+    Fd listener = bound_socket(SOCK_STREAM);
+    report_marks(listener, true, true);
+    service.endpoints = {{{"127.0.0.1", local_address(listener).port}, "", 100}};
+    ASSERT_TRUE(apply());
+    const auto connect_marked = [&](uint8_t dscp) {
+        Fd client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        mark(client, true, dscp);
+        sockaddr_storage address;
+        const socklen_t size = service.listen.to(address);
+        EXPECT_EQ(::connect(client, reinterpret_cast<sockaddr*>(&address), size), 0);
+        return client;
+    };
+    Fd scavenger = connect_marked(8);
+    Fd accepted(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    EXPECT_EQ(arrived_mark(accepted, true), 1);
+    write_bytes(scavenger, "bulk");
+    EXPECT_EQ(read_bytes(accepted, 4), "bulk");
+    ASSERT_TRUE(eventually([&] { return qos(true).processed_bytes > 0; }));
+    EXPECT_EQ(qos(true).priority, Priority::p1);
+    Fd other = connect_marked(46);
+    Fd accepted_other(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    EXPECT_EQ(arrived_mark(accepted_other, true), 0) << "no rule's: as the service says";
+}
+
 TEST_F(PlaneQosTest, MarksDatagramsAndLeavesEcnAlone) {
     be_udp();
     service.qos.priority = Priority::p2;

@@ -111,14 +111,25 @@ void TcpProxy::begin(Listener& listener, int descriptor, const SocketAddress& cl
     if (admit_client(*connection)) connect_endpoint(*connection);
 }
 
-// An accepted socket has its listener's mark; where the client's is trusted, that one.
+// An accepted socket has its listener's mark.
 void TcpProxy::mark_client(Connection& connection) {
     const ServiceView& view = *connection.service->view;
-    connection.dscp = view.dscp;
-    if (!view.trusts) return;
+    connection.dscp = view.own().dscp;
+    if (!view.heeds) return;
     const bool is_v4 = view.service->listen.ip.is_v4();
-    connection.dscp = arrived_mark(connection.client_leg.descriptor, is_v4).value_or(view.dscp);
-    if (connection.dscp != view.dscp) mark(connection.client_leg.descriptor, is_v4, connection.dscp);
+    connection.arrived = arrived_mark(connection.client_leg.descriptor, is_v4).value_or(unknown_mark);
+    connection.dscp = view.treatment(connection.arrived).dscp;
+    if (connection.dscp != view.own().dscp) mark(connection.client_leg.descriptor, is_v4, connection.dscp);
+}
+
+// By the view as it is now.
+void TcpProxy::mark_anew(Connection& connection) {
+    const ServiceView& view = *connection.service->view;
+    const uint8_t dscp = view.treatment(connection.arrived).dscp;
+    if (connection.dscp == dscp) return;
+    connection.dscp = dscp;
+    mark(connection.client_leg.descriptor, view.service->listen.ip.is_v4(), dscp);
+    mark(connection.endpoint_leg.descriptor, connection.endpoint->address.ip.is_v4(), dscp);
 }
 
 bool TcpProxy::admit_client(Connection& connection) {
@@ -199,6 +210,7 @@ void TcpProxy::attempt_succeeded(Connection& connection) {
     if (connection.failed) connection.service->slot().failovers.add();
     connection.stage = Stage::established;
     connection.last_activity = context_.now;
+    mark_anew(connection);  // a reload may have come while it was connecting
     if (connection.service->service().proxy_protocol != ProxyProtocol::none) send_proxy_header(connection);
     arm(connection, std::min<Duration>(keepalive_after, idle_timeout(connection)));
     forward(connection);
@@ -404,12 +416,7 @@ void TcpProxy::service_changed(WorkerService& service) {
 
 // An established connection goes by the new view.
 void TcpProxy::settle(Connection& connection) {
-    const ServiceView& view = *connection.service->view;
-    if (!view.trusts && connection.dscp != view.dscp) {
-        connection.dscp = view.dscp;
-        mark(connection.client_leg.descriptor, view.service->listen.ip.is_v4(), view.dscp);
-        mark(connection.endpoint_leg.descriptor, connection.endpoint->address.ip.is_v4(), view.dscp);
-    }
+    mark_anew(connection);
     withdraw(connection);
     queue(connection);    // what waited for its turn asks again
     timeout(connection);  // ends it or sets its timer by the new idle timeout

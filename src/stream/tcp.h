@@ -44,6 +44,7 @@ class TcpProxy {
     void begin(Listener& listener, int descriptor, const SocketAddress& client);
     bool classify(Connection& connection);  // classify.cc: whose connection is it? false: not known yet
     static void mark_client(Connection& connection);
+    static void mark_anew(Connection& connection);
     bool admit_client(Connection& connection);      // may it pass? false: it was ended
     void connect_endpoint(Connection& connection);  // choose.cc's endpoint, and the next one when that fails
     int start_attempt(Connection& connection);

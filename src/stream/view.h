@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "model/dscp.h"
 #include "model/prefix_set.h"
 #include "model/snapshot.h"
 #include "routing/selector.h"
@@ -27,20 +26,21 @@ struct ServiceView {
     std::shared_ptr<PathState> no_path;             // counts what found no endpoint
     std::shared_ptr<const flow::Origin> no_origin;  // and names it in flow records
     Duration idle_timeout;
-    Priority priority = Priority::p3;
-    bool marks = false;  // what is sent, with `dscp`, or with what came in where that is trusted
-    bool trusts = false;
-    uint8_t dscp = 0;  // 0 where nothing is marked
+    Treatments treatments{};  // of packets and connections, by the mark they came with
+    bool marks = false;       // what is sent is marked by these; else all their marks are 0
+    bool heeds = false;       // it matters what they came with
     // Where its bytes take turns; null: they do not.
     qos::ShapedService* shaped_up = nullptr;
     qos::ShapedService* shaped_down = nullptr;
 
-    // The traffic class of what is sent, and the priority of what came in, by the traffic class it came with. ECN's two
-    // bits stay what they are.
+    Treatment treatment(uint8_t arrived) const { return treatments[arrived]; }
+    Treatment own() const { return treatments[unknown_mark]; }
+
+    // Of a datagram that came with this traffic class, the one that it is sent with: ECN's two bits stay what they are.
     uint8_t traffic_class_of(uint8_t arrived) const {
-        return trusts ? arrived : static_cast<uint8_t>(dscp << 2 | (arrived & 3));
+        return static_cast<uint8_t>(treatments[arrived >> 2].dscp << 2 | (arrived & 3));
     }
-    Priority priority_of(uint8_t arrived) const { return trusts ? marchproxy::priority_of(arrived >> 2) : priority; }
+    Priority priority_of(uint8_t arrived) const { return treatments[arrived >> 2].priority; }
 
     bool listening = true;  // false: the service is gone from the snapshot, only its connections are left
 };

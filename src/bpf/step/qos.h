@@ -35,10 +35,13 @@ __noinline int within_qos(const struct packet* p, __u64 direction, struct decisi
     struct qos_buckets* buckets = bpf_map_lookup_elem(&qos_buckets, &service);
     struct qos_counters* counts = bpf_map_lookup_elem(&qos_counts, &service);
     if (!qos_of || !buckets || !counts) return 1;
-    d->to.marks = qos_of->marks;
-    d->to.dscp = qos_of->dscp;
+    __u64 arrived = p->traffic_class >> 2;
+    bounded(arrived);
+    arrived &= packet_marks - 1;
+    d->to.dscp = qos_of->dscp[arrived];
+    d->to.marks = d->to.dscp != arrived;
     d->queues = qos_of->queues;
-    __u64 priority = d->priority = qos_priority(qos_of, p->traffic_class >> 2);
+    __u64 priority = d->priority = qos_priority(qos_of, arrived);
     direction &= 1;
     bounded(direction);
     bounded(priority);
