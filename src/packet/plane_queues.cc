@@ -1,4 +1,6 @@
 // Services of the packet plane whose packets wait for their turn.
+#include <fmt/format.h>
+
 #include "packet/plane_state.h"
 #include "packet/qos_records.h"
 
@@ -58,6 +60,16 @@ void Plane::Implementation::end_queues() {
             log_.limited(LogLevel::error, "packet-queues", told.error());
     shaper_.reset();
     waiting_.clear();
+}
+
+void Plane::Implementation::tell_queues(Status& status) const {
+    if (!no_queues_.empty()) status.notes.push_back("packet plane: qos: " + no_queues_);
+    if (!shaper_) return;
+    for (InterfaceStatus& interface : status.interfaces)
+        if (interface.problem.empty()) interface.queues = shaper_->zero_copy() ? "AF_XDP zero-copy" : "AF_XDP copy";
+    if (const uint64_t lost = shaper_->lost())
+        status.notes.push_back(fmt::format(
+            "packet plane: qos: {} packets found no room where they were to wait, or could not be sent", lost));
 }
 
 // The counters of what waits, under the services' names.

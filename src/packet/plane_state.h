@@ -89,6 +89,7 @@ class Plane::Implementation {
     std::string begin_queues(const std::vector<QueuedInterface>& interfaces);
     void end_queues();
     void count_queues() const;
+    void tell_queues(Status& status) const;
 
     // --- turns ---
     // Programs may be loaded for a snapshot that was prepared only: then there is nothing to look after.

@@ -93,13 +93,7 @@ Status Plane::Implementation::status() const {
     }
     status.reason = unattached.empty() ? fmt::format("{} services", shown.size()) : unattached;
     status.interfaces = interfaces_->status();
-    if (shaper_)
-        for (InterfaceStatus& interface : status.interfaces)
-            if (interface.problem.empty()) interface.queues = shaper_->zero_copy() ? "AF_XDP zero-copy" : "AF_XDP copy";
-    if (!no_queues_.empty()) status.notes.push_back("packet plane: qos: " + no_queues_);
-    if (const uint64_t lost = shaper_ ? shaper_->lost() : 0)
-        status.notes.push_back(fmt::format(
-            "packet plane: qos: {} packets found no room where they were to wait, or could not be sent", lost));
+    tell_queues(status);
     status.took_over = programs_->took_over();
     status.flow_capacity = programs_->capacity().flows;
     status.memory_bytes = programs_->table_bytes();
