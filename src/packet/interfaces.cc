@@ -101,9 +101,15 @@ std::vector<std::string> Interfaces::attached() const {
 }
 
 std::string Interfaces::why_no_queues() const {
-    for (const Member& member : members_)
-        if (member.attachment && !is_xdp(member.attachment->way))
-            return fmt::format("{} has its program at TC, where nothing can wait", member.name);
+    for (const Member& member : members_) {
+        if (!member.attachment) continue;
+        const Way way = member.attachment->way;
+        if (!is_xdp(way)) return fmt::format("{} has its program at TC, where nothing can wait", member.name);
+        // Packets come there when the kernel has merged them already.
+        if (way == Way::generic)
+            return fmt::format("{} has its program in generic mode, where packets may be larger than what can wait",
+                               member.name);
+    }
     return {};
 }
 

@@ -20,6 +20,8 @@ class PlaneQueues : public PlaneCase {
         if (IsSkipped() || HasFatalFailure()) return;
         if (const Descriptor socket(::socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0)); !socket)
             GTEST_SKIP() << "no AF_XDP here: " << std::strerror(errno);
+        // What XDP sends a veth takes only where it polls.
+        ASSERT_TRUE(testing::run("ethtool -K far gro on"));
         leaving_ = Descriptor(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, htons(ETH_P_IP)));
         sockaddr_ll address{};
         address.sll_family = AF_PACKET;
@@ -30,6 +32,7 @@ class PlaneQueues : public PlaneCase {
 
     Snapshot datagrams(const ServiceQos& qos) const {
         Snapshot made = snapshot();
+        made.settings.packet.mode = PacketMode::native;
         made.settings.qos.enabled = true;
         made.services[0].protocol = Protocol::udp;
         made.services[0].qos = qos;
@@ -116,6 +119,20 @@ TEST_F(PlaneQueues, AReloadTakesTheWaitingAwayAndBringsItBack) {
     for (int i = 0; i < 20; ++i)
         send_from_client(datagram(0));
     EXPECT_LE(leave_within(100ms).size(), 3u);
+}
+
+TEST_F(PlaneQueues, InGenericModeNothingWaits) {
+    Plane plane(log_, flows_, shapers_, 0);
+    Snapshot generic = datagrams(queued(1'000'000));
+    generic.settings.packet.mode = PacketMode::generic;
+    const auto next = std::make_shared<const Snapshot>(std::move(generic));
+    ASSERT_TRUE(plane.prepare(next, {}).ok());
+    plane.apply();
+    EXPECT_TRUE(plane.turn());
+    ASSERT_TRUE(plane.prepare(next, {}).ok());
+    EXPECT_FALSE(plane.carries("web"));
+    plane.apply();
+    EXPECT_THAT(plane.reason("web"), HasSubstr("near has its program in generic mode"));
 }
 
 // The other process's sockets have the place of this one's.

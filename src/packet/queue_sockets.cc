@@ -247,6 +247,14 @@ void QueueSockets::flush() {
         fill(*socket);
 }
 
+TimePoint QueueSockets::due(TimePoint now) const {
+    constexpr Duration unsent = std::chrono::microseconds(200), under_way = std::chrono::milliseconds(10);
+    TimePoint due = TimePoint::max();
+    for (const auto& socket : sockets_)
+        if (socket->under_way > 0) due = std::min<TimePoint>(due, now + (socket->unsent ? unsent : under_way));
+    return due;
+}
+
 uint64_t QueueSockets::lost() const {
     uint64_t lost = 0;
     for (const auto& socket : sockets_) {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "model/result.h"
+#include "model/units.h"
 
 struct xsk_umem;
 
@@ -58,6 +59,8 @@ class QueueSockets {
     // one `flow` leave in order.
     bool send(uint32_t frame, unsigned interface, uint32_t flow);
     void release(uint32_t frame) { free_.push_back(frame); }
+    // When flush() is to be called again, though nothing comes: the kernel has not sent all, or has not given back all.
+    TimePoint due(TimePoint now) const;
     // Has the kernel send, takes back what it has sent, and gives it frames to receive into.
     void flush();
 

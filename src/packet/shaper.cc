@@ -168,10 +168,11 @@ void Shaper::wait() {
     std::vector<pollfd> descriptors{{wake_.get(), POLLIN, 0}};
     for (const int socket : sockets_.descriptors())
         descriptors.push_back({socket, POLLIN, 0});
-    const TimePoint due = std::min(shapers_.up.due(desk_), shapers_.down.due(desk_));
+    const TimePoint now = Clock::now();
+    const TimePoint due = std::min({shapers_.up.due(desk_), shapers_.down.due(desk_), sockets_.due(now)});
     timespec timeout{};
     if (due != TimePoint::max()) {
-        const Duration left = std::max(due - Clock::now(), Duration(0));
+        const Duration left = std::max(due - now, Duration(0));
         const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
         timeout = {.tv_sec = seconds.count(), .tv_nsec = (left - seconds).count()};
     }
