@@ -19,6 +19,7 @@ ECHO = 5300
 RATES = {"1M": 1e6, "10M": 1e7, "100M": 1e8, "1G": 1e9, "10G": 1e10}
 UDP_RATES = ("1M", "10M", "100M")
 LINK = 1e9  # for the delay of P0
+LOAD = ("taskset", "-c", "0")
 FRAME = {"tcp": 1514 / 1448, "udp": 1242 / 1200}  # bytes for those of payload
 SUBJECTS = ("marchproxy", "marchproxy-packet", "htb", "tbf")
 CLASSES = (10, 1_000, 10_000)
@@ -42,6 +43,8 @@ class Way:
     def __init__(self, world, binary, build):
         self.world, self.binary, self.build = world, binary, build
         self.target = VIP
+        self.far = []  # the endpoint's processes
+        self.process = None  # the proxy
 
     @contextlib.contextmanager
     def holding(self, limits, link=None):
@@ -78,6 +81,7 @@ class Project(Way):
                 json.dump(tree, stream)
             enter = ["ip", "netns", "exec", self.world.middle, self.binary]
             with subprocess.Popen([*enter, "run", "-c", config], stderr=subprocess.DEVNULL) as child:
+                self.process = child
                 try:
                     self.wait()
                     yield
@@ -157,7 +161,7 @@ def servers(world, build):
                                      stdout=subprocess.DEVNULL))
     try:
         time.sleep(0.3)
-        yield
+        yield children
     finally:
         for child in children:
             child.terminate()
@@ -165,9 +169,9 @@ def servers(world, build):
             child.wait(5)
 
 
-def iperf(way, port, *options):
+def iperf(way, port, *options, on=()):
     """What the endpoint got: its own account."""
-    said = way.world.inside(way.world.client, "iperf3", "-J", "--get-server-output", "-c", way.target, "-p", str(port), *options,
+    said = way.world.inside(way.world.client, *on, "iperf3", "-J", "--get-server-output", "-c", way.target, "-p", str(port), *options,
                             check=False)
     answer = json.loads(said)
     if "error" in answer:
@@ -201,8 +205,9 @@ def at_once(*tasks):
     return results
 
 
-def received(way, port, seconds):
-    return statistics.mean(interval["sum"]["bits_per_second"] for interval in iperf(way, port, "-t", str(seconds))["intervals"][1:seconds])
+def received(way, port, seconds, on=()):
+    intervals = iperf(way, port, "-t", str(seconds), on=on)["intervals"][1:seconds]
+    return statistics.mean(interval["sum"]["bits_per_second"] for interval in intervals)
 
 
 def measure_guarantee(way):
@@ -213,8 +218,19 @@ def measure_guarantee(way):
         return at_once(*[lambda port=port: received(way, port, 5) for port in PORTS])[0] / 30e6
 
 
+def apart(way):
+    """Loads on the first processor and a proxy on the others, which it would have to itself where it is used in earnest:
+    else the delay is that of waiting for the loads' turns on a processor."""
+    if os.cpu_count() < 2:
+        return
+    for child in way.far:
+        run("taskset", "-a", "-c", "-p", "0", str(child.pid))
+    if way.process:
+        run("taskset", "-a", "-c", "-p", f"1-{os.cpu_count() - 1}", str(way.process.pid))
+
+
 def pingpong(way, seconds):
-    answer = way.world.inside(way.world.client, os.path.join(way.build, "bench", "loadgen"), "pingpong", "--target",
+    answer = way.world.inside(way.world.client, *LOAD, os.path.join(way.build, "bench", "loadgen"), "pingpong", "--target",
                               f"{way.target}:{ECHO}", "--seconds", str(seconds), "--warmup", "0.5", "--rate", "1000")
     return json.loads(answer)["p99"]
 
@@ -222,8 +238,9 @@ def pingpong(way, seconds):
 def measure_delay(way):
     """64 bytes there and back, a thousand times a second with P0: p99 while nothing else comes, and while P3 fills the link."""
     with way.holding({ECHO: {"priority": "P0"}, 5201: {"priority": "P3"}}, LINK):
+        apart(way)
         idle = pingpong(way, 3)
-        got, loaded = at_once(lambda: received(way, 5201, 6), lambda: (time.sleep(1.5), pingpong(way, 3))[1])
+        got, loaded = at_once(lambda: received(way, 5201, 6, LOAD), lambda: (time.sleep(1.5), pingpong(way, 3))[1])
     return idle, loaded, got / LINK
 
 
@@ -287,8 +304,10 @@ def measure(build, binary, runs, wanted, results, say):
                 continue
             for subject in subjects:
                 try:
-                    with World() as world, servers(world, build):
-                        values = take(way_of(subject, world, binary, build))
+                    with World() as world, servers(world, build) as far:
+                        way = way_of(subject, world, binary, build)
+                        way.far = far
+                        values = take(way)
                 except (BenchError, KeyError, ValueError) as problem:
                     say(f"{rows[0][0]} {subject}: {problem}")
                     continue

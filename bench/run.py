@@ -71,7 +71,7 @@ def check_tools(arguments, streams, packets, shaped):
     between_namespaces = set(packets) & set(packet_net.ROWS)
     programs = ["iperf3", "taskset"] if streams else []
     programs += ["iperf3", "ip", "nft", "ethtool"] if between_namespaces or shaped else []
-    programs += ["tc"] if shaped else []
+    programs += ["tc", "taskset"] if shaped else []
     for program in programs:
         if not shutil.which(program):
             raise BenchError(f"{program} is not installed: run scripts/setup.sh --test --bench")

@@ -24,6 +24,7 @@ packet::Status running() {
     status.memory_bytes = uint64_t{1} << 30;
     status.interfaces.push_back({.name = "eth0",
                                  .way = "XDP in the driver",
+                                 .queues = "AF_XDP zero-copy",
                                  .program_id = 42,
                                  .adopted = true,
                                  .refused = {"XDP by libxdp: it has no multi-prog support"}});
@@ -61,6 +62,7 @@ TEST_F(PacketPlane, IsInTheStatusWithEveryInterface) {
                                             {"problem", nullptr},
                                             {"program_id", 42},
                                             {"adopted", true},
+                                            {"queues", "AF_XDP zero-copy"},
                                             {"refused", {"XDP by libxdp: it has no multi-prog support"}}}));
     EXPECT_TRUE(plane["interfaces"][1]["way"].is_null());
     EXPECT_EQ(plane["interfaces"][1]["problem"], "no interface eth1");
