@@ -67,8 +67,11 @@ class Qos(World):
         for thread in threads:
             thread.join()
         rates = {name: result["end"]["sum_received"]["bits_per_second"] / 1e6 for name, result in got.items()}
-        for name, wanted in (("gold", 30), ("zero", 60), ("one", 5), ("two", 5)):
+        for name, wanted in (("gold", 30), ("one", 5), ("two", 5)):
             self.assertGreater(rates[name], wanted * 0.9, rates)
+        # What a sender that is held up leaves is spare, for those behind it.
+        self.assertGreater(rates["zero"], 40, rates)
+        self.assertGreater(sum(rates.values()), 93, rates)
         self.assertLess(sum(rates.values()), 103, rates)
 
     def test_every_packet_carries_the_mark(self):
