@@ -70,6 +70,8 @@ void Plane::Implementation::tell_queues(Status& status) const {
     if (const uint64_t lost = shaper_->lost())
         status.notes.push_back(fmt::format(
             "packet plane: qos: {} packets found no room where they were to wait, or could not be sent", lost));
+    if (const std::string refused = shaper_->refused(); !refused.empty())
+        status.notes.push_back("packet plane: qos: packets cannot leave: " + refused);
 }
 
 // The counters of what waits, under the services' names.

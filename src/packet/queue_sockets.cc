@@ -173,9 +173,17 @@ bool QueueSockets::receive(std::vector<uint32_t>& frames) {
 // Made when the first packet leaves by an interface that none of the programs is on.
 std::vector<QueueSockets::Socket*>& QueueSockets::leaving_by(unsigned interface) {
     const auto [found, fresh] = by_interface_.try_emplace(interface);
+    if (!fresh) return found->second;
     char name[IF_NAMESIZE];
-    if (fresh && by_interface_.size() <= places_.size() + most_other_interfaces && ::if_indextoname(interface, name))
-        if (auto added = add(name, 0, false, !zero_copy_); added.ok()) found->second.push_back(*added);
+    if (by_interface_.size() > places_.size() + most_other_interfaces || !::if_indextoname(interface, name)) {
+        refused_ = fmt::format("interface {} is gone, or one too many", interface);
+        return found->second;
+    }
+    auto added = add(name, 0, false, !zero_copy_);
+    if (added.ok())
+        found->second.push_back(*added);
+    else
+        refused_ = added.error();
     return found->second;
 }
 

@@ -66,7 +66,8 @@ class QueueSockets {
 
     uint32_t frames() const { return static_cast<uint32_t>(at_.size()); }
     bool zero_copy() const { return zero_copy_; }
-    uint64_t lost() const;  // packets that the sockets had no room for
+    uint64_t lost() const;                                   // packets that the sockets had no room for
+    const std::string& refused() const { return refused_; }  // why there is an interface by which none can leave
 
   private:
     struct Socket;
@@ -94,6 +95,7 @@ class QueueSockets {
     std::vector<uint64_t> at_;  // by frame: where its packet begins in memory, and its size
     std::vector<uint32_t> size_;
     bool zero_copy_ = false;
+    std::string refused_;
 };
 
 }  // namespace marchproxy::packet

@@ -142,6 +142,11 @@ uint64_t Shaper::lost() {
     return sockets_.lost() + unsent_;
 }
 
+std::string Shaper::refused() {
+    const Visit visit(*this);
+    return sockets_.refused();
+}
+
 // --- packets -------------------------------------------------------------------------------------------------------
 
 void Shaper::run() {

@@ -38,12 +38,13 @@ class Shaper {
     const std::vector<QueuedInterface>& interfaces() const { return interfaces_; }
     const std::vector<QueueSockets::Place>& places() const { return sockets_.places(); }
     bool zero_copy() const { return sockets_.zero_copy(); }
-    uint64_t lost();  // packets that found no room before they were looked at, or could not be sent
+    uint64_t lost();        // packets that found no room before they were looked at, or could not be sent
+    std::string refused();  // why there is an interface by which none can leave; empty: there is none such
 
   private:
     struct Waiting : qos::ShapedPacket {
         uint32_t interface = 0;  // to leave by
-        bool marked = false;     // it came with CE, or got it here
+        bool marked = false;     // it came with CE
     };
     struct Places {
         std::unique_ptr<qos::ShapedService> up, down;

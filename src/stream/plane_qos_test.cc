@@ -53,6 +53,14 @@ Received receive_marked(int descriptor, SocketAddress* from = nullptr) {
 
 class PlaneQosTest : public PlaneTest {
   protected:
+    Fd connect_marked(uint8_t dscp) const {
+        Fd client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        mark(client, true, dscp);
+        sockaddr_storage address;
+        const socklen_t size = service.listen.to(address);
+        EXPECT_EQ(::connect(client, reinterpret_cast<sockaddr*>(&address), size), 0);
+        return client;
+    }
     PlaneQosTest() { settings.qos.enabled = true; }
 
     void be_udp() {
@@ -236,11 +244,7 @@ TEST_F(PlaneQosTest, KeepsATrustedMarkAndItsPriority) {
     report_marks(listener, true, true);
     service.endpoints = {{{"127.0.0.1", local_address(listener).port}, "", 100}};
     ASSERT_TRUE(apply());
-    Fd client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    mark(client, true, 46);
-    sockaddr_storage address;
-    const socklen_t size = service.listen.to(address);
-    ASSERT_EQ(::connect(client, reinterpret_cast<sockaddr*>(&address), size), 0);
+    Fd client = connect_marked(46);
     Fd accepted(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
     EXPECT_EQ(arrived_mark(accepted, true), 46);
     write_bytes(client, "urgent");
@@ -256,14 +260,6 @@ TEST_F(PlaneQosTest, RulesSayWhatAMarkStandsFor) {
     report_marks(listener, true, true);
     service.endpoints = {{{"127.0.0.1", local_address(listener).port}, "", 100}};
     ASSERT_TRUE(apply());
-    const auto connect_marked = [&](uint8_t dscp) {
-        Fd client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        mark(client, true, dscp);
-        sockaddr_storage address;
-        const socklen_t size = service.listen.to(address);
-        EXPECT_EQ(::connect(client, reinterpret_cast<sockaddr*>(&address), size), 0);
-        return client;
-    };
     Fd scavenger = connect_marked(8);
     Fd accepted(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
     EXPECT_EQ(arrived_mark(accepted, true), 1);

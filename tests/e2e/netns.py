@@ -131,3 +131,20 @@ class World(proxy.ProxyTest):
         result = json.loads(done.stdout)
         self.assertNotIn("error", result)
         return result
+
+    def assert_marks(self, running, target, wires, first, then):
+        """All that is seen of a connection has one mark, and after a reload, `then`'s name and number, the other."""
+        name, second = then
+        client = self.dial(target)
+        self.assert_echo(client)
+        running.reload([{**target, "qos": {"dscp": name}}])
+        time.sleep(0.3)
+        marked = [len(wire.classes) for wire in wires]
+        self.assert_echo(client)
+        client.close()
+        time.sleep(0.3)
+        for wire, before in zip(wires, marked):
+            self.assertGreater(before, 2)
+            self.assertEqual({first}, {traffic_class >> 2 for traffic_class, _ in wire.classes[:before]})
+            self.assertEqual({second}, {traffic_class >> 2 for traffic_class, _ in wire.classes[before:]})
+            self.assertTrue(all(sound for _, sound in wire.classes))

@@ -50,19 +50,7 @@ class PacketQos(PacketPlane):
                 self.assert_in_kernel(running)
                 wires = [self.keep(Wire(self.client, "up0", vip.strip("[]"))),
                          self.keep(Wire(self.server, "up0", towards_server))]
-                client = self.dial(web)
-                self.assert_echo(client)
-                running.reload([{**web, "qos": {"dscp": "EF"}}], settings=ON)
-                time.sleep(0.3)
-                marked = [len(wire.classes) for wire in wires]
-                self.assert_echo(client)
-                client.close()
-                time.sleep(0.3)
-                for wire, before in zip(wires, marked):
-                    self.assertGreater(before, 2)
-                    self.assertEqual({34}, {traffic_class >> 2 for traffic_class, _ in wire.classes[:before]})
-                    self.assertEqual({46}, {traffic_class >> 2 for traffic_class, _ in wire.classes[before:]})
-                    self.assertTrue(all(sound for _, sound in wire.classes))
+                self.assert_marks(running, web, wires, 34, ("EF", 46))
                 running.stop()
 
     def test_every_packet_carries_the_mark_at_native_xdp(self):

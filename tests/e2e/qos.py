@@ -85,19 +85,7 @@ class Qos(World):
                 running = self.begin(web, settings={"qos": {"enabled": True}})
                 wires = [self.keep(Wire(self.client, "up0", listen.strip("[]"))),
                          self.keep(Wire(self.server, "up0", towards_server))]
-                client = self.dial(web)
-                self.assert_echo(client)
-                running.reload([{**web, "qos": {"dscp": "EF"}}])
-                time.sleep(0.3)
-                marked = [len(wire.classes) for wire in wires]
-                self.assert_echo(client)
-                client.close()
-                time.sleep(0.3)
-                for wire, before in zip(wires, marked):
-                    self.assertGreater(before, 2)
-                    self.assertEqual({34}, {traffic_class >> 2 for traffic_class, _ in wire.classes[:before]})
-                    self.assertEqual({46}, {traffic_class >> 2 for traffic_class, _ in wire.classes[before:]})
-                    self.assertTrue(all(sound for _, sound in wire.classes))
+                self.assert_marks(running, web, wires, 34, ("EF", 46))
                 running.stop()
 
     def test_a_link_that_is_too_slow_for_the_guarantees_is_refused(self):
