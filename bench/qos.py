@@ -270,11 +270,12 @@ def measure_scheduler(build, wanted, results, say):
     command = [os.path.join(build, "scheduler_bench"), "--benchmark_min_time=0.2", "--benchmark_format=json"]
     answer = json.loads(run(*command))
     for row in answer["benchmarks"]:
-        kind, count = re.fullmatch(r"enqueue_and_dequeue/(\w+)/(\d+).*", row["name"]).groups()
-        name = f"qos-scheduler-{kind}-{count}"
+        kind, count = re.fullmatch(r"(?:enqueue_and_dequeue/)?(\w+)/(\d+).*", row["name"]).groups()
+        alone = kind == "lines_alone"
+        name, subject = f"qos-scheduler-{'turns' if alone else kind}-{count}", "lines alone" if alone else "marchproxy"
         if re.search(wanted, name):
-            results.add(name, "ns/packet", True, "marchproxy", 1e9 / row["items_per_second"])
-            say(f"{name}: {1e9 / row['items_per_second']:.0f} ns")
+            results.add(name, "ns/packet", True, subject, 1e9 / row["items_per_second"])
+            say(f"{name}, {subject}: {1e9 / row['items_per_second']:.0f} ns")
 
 
 # By the rows that they give: (rows, unit and whether less is better of each, the measure, whose).

@@ -15,7 +15,7 @@ constexpr std::array<uint32_t, priorities> room{8, 4, 2, 1};
 PacketQueues::PacketQueues(Scheduler& scheduler, uint32_t packets, uint64_t bytes)
     : scheduler_(scheduler),
       packets_(packets),
-      flows_(std::make_unique<FlowQueue[]>(packets)),
+      flows_(packets),
       buckets_(std::bit_ceil(packets * 2), none),
       free_count_(packets),
       free_bytes_(bytes) {
@@ -51,7 +51,7 @@ PacketQueues::FlowQueue& PacketQueues::find_or_make(QueuedClass& owner, uint32_t
 }
 
 void PacketQueues::release(FlowQueue& flow) {
-    const auto index = static_cast<uint32_t>(&flow - flows_.get());
+    const auto index = static_cast<uint32_t>(&flow - flows_.data());
     uint32_t* place = &buckets_[bucket_of(*flow.of, flow.hash)];
     while (*place != index)
         place = &flows_[*place].next;

@@ -15,10 +15,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "qos/codel.h"
+#include "qos/huge_pages.h"
 #include "qos/scheduler.h"
 
 namespace marchproxy::qos {
@@ -80,12 +80,17 @@ class PacketQueues {
     PacketQueues(Scheduler& scheduler, uint32_t packets, uint64_t bytes);
     ~PacketQueues();  // drops what is left
 
-    // For a caller with several packets in hand: before it enqueues the first, all of them twice, so that what they
-    // need is on its way.
-    void fetch(const QueuedClass& to) const { __builtin_prefetch(&to, 1); }
-    void fetch(const QueuedClass& to, uint32_t flow_hash) const {
+    // For a caller with several packets in hand: before it enqueues the first, one step after the other for all of
+    // them, so that what they need is on its way.
+    static void fetch_class(const QueuedClass& to) { __builtin_prefetch(&to, 1); }
+    void fetch_bucket(const QueuedClass& to, uint32_t flow_hash) const {
         __builtin_prefetch(to.of, 1);
-        __builtin_prefetch(&buckets_[bucket_of(*to.of, flow_hash)]);
+        __builtin_prefetch(&buckets_[bucket_of(*to.of, flow_hash)], 1);
+    }
+    void fetch_flow(const QueuedClass& to, uint32_t flow_hash) const {
+        scheduler_.fetch(*to.of);
+        const uint32_t first = buckets_[bucket_of(*to.of, flow_hash)];
+        if (first != none) __builtin_prefetch(&flows_[first], 1);
     }
 
     // False: there was no room, and it was counted; the packet stays the caller's.
@@ -136,9 +141,9 @@ class PacketQueues {
     void fetch_ahead() const;
 
     Scheduler& scheduler_;
-    std::vector<Packet> packets_;
-    std::unique_ptr<FlowQueue[]> flows_;
-    std::vector<uint32_t> buckets_;  // the first flow of each
+    LargeArray<Packet> packets_;
+    LargeArray<FlowQueue> flows_;
+    LargeArray<uint32_t> buckets_;  // the first flow of each
     uint32_t free_packet_ = 0, free_flow_ = 0, free_count_;
     uint64_t free_bytes_;
 };

@@ -34,6 +34,7 @@ class Ring {
 
     bool empty() const { return head_.after_ == &head_; }
     Member& front() { return static_cast<Member&>(*head_.after_); }
+    const Link<Member>& back() const { return *head_.before_; }
     // Behind the one given; null: that was the last.
     Member* after(Link<Member>& member) {
         return member.after_ == &head_ ? nullptr : static_cast<Member*>(member.after_);

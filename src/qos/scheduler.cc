@@ -16,10 +16,16 @@ constexpr auto saved = std::chrono::microseconds(1000);
 constexpr int64_t counted_ahead = 4;
 // Whoever had to wait goes on with as much at a time as this earns, not item by item.
 constexpr auto step = std::chrono::microseconds(20);
+// Services are made room for as many at a time as there are, up to so many: 3 MB.
+constexpr size_t most_at_once = 8192;
 
 Bytes worth(Rate rate, Duration time) {
     const double bytes = static_cast<double>(rate.bits_per_second) / 8 * std::chrono::duration<double>(time).count();
     return {std::max<uint64_t>(full_packet, static_cast<uint64_t>(std::min(bytes, 1e9)))};
+}
+
+uint8_t bit_of(Priority priority) {
+    return static_cast<uint8_t>(1U << static_cast<unsigned>(priority));
 }
 
 int32_t in_range(uint32_t quantum) {
@@ -41,8 +47,8 @@ ScheduledService::ScheduledService() {
 
 TrafficClass* ScheduledService::first_backlogged() {
     while (backlogged_) {
-        const int priority = std::countr_zero(backlogged_);
-        if (classes_[static_cast<size_t>(priority)].backlogged()) return &classes_[static_cast<size_t>(priority)];
+        TrafficClass& first = probably_first();
+        if (first.backlogged()) return &first;
         backlogged_ = static_cast<uint8_t>(backlogged_ & (backlogged_ - 1));
     }
     return nullptr;
@@ -54,8 +60,6 @@ Scheduler::Scheduler(const LinkLimits& limits, TimePoint now) : clock_(now), tim
 
 Scheduler::~Scheduler() {
     assert(waiting_ == 0);
-    while (!services_.empty())
-        remove(*services_.begin()->first);
 }
 
 // --- configuration -------------------------------------------------------------------------------------------------
@@ -78,11 +82,24 @@ void Scheduler::configure(const LinkLimits& limits, TimePoint time) {
 }
 
 ScheduledService& Scheduler::add(const ServiceLimits& limits, TimePoint now) {
-    std::unique_ptr<ScheduledService> made(new ScheduledService);
-    ScheduledService& service = *made;
-    services_.emplace(&service, std::move(made));
+    if (free_services_.empty()) grow();
+    ScheduledService& service = *new (free_services_.back()) ScheduledService;
+    free_services_.pop_back();
     configure(service, limits, now);
     return service;
+}
+
+// Services lie side by side, so that those that take turns one after the other are found without much searching.
+void Scheduler::grow() {
+    const size_t have = service_count_, more = std::clamp<size_t>(have, 16, most_at_once);
+    services_.emplace_back(more);
+    service_count_ += more;
+    free_services_.reserve(service_count_);
+    for (size_t i = more; i-- > 0;)
+        free_services_.push_back(&services_.back()[i]);
+    below_guarantee_.reserve(service_count_);
+    for (TurnQueue<TrafficClass>& classes : spare_)
+        classes.reserve(service_count_);
 }
 
 void Scheduler::configure(ScheduledService& service, const ServiceLimits& limits, TimePoint time) {
@@ -92,20 +109,26 @@ void Scheduler::configure(ScheduledService& service, const ServiceLimits& limits
         if (rate && !has) bucket = TokenBucket(*rate, burst, now);
         has = rate.has_value();
     };
-    service.quantum_ = in_range(limits.quantum);
     const Rate ceiling = limits.ceiling.value_or(Rate{}), guarantee = limits.guarantee.value_or(Rate{});
-    set(service.buckets_.ceiling, service.has_ceiling_, limits.ceiling, limits.burst.value_or(burst_for(ceiling)));
-    set(service.buckets_.guarantee, service.has_guarantee_, limits.guarantee, worth(guarantee, saved));
+    set(service.ceiling_, service.has_ceiling_, limits.ceiling, limits.burst.value_or(burst_for(ceiling)));
+    set(service.guarantee_, service.has_guarantee_, limits.guarantee, worth(guarantee, saved));
+    service.backlogged_ = 0;
+    for (TrafficClass& of : service.classes_) {
+        of.quantum_ = in_range(limits.quantum);
+        of.limited_ = service.has_ceiling_ || service.has_guarantee_;
+        of.guaranteed_ = service.has_guarantee_;
+        if (of.backlogged()) service.backlogged_ |= bit_of(of.priority_);
+    }
     wake(service, now);
 }
 
 void Scheduler::remove(ScheduledService& service) {
     assert(!service.first_backlogged());
     timers_.disarm(service);
-    if (service.linked()) service.unlink();
+    if (service.takes_turns_) below_guarantee_.remove(service);
     for (TrafficClass& of : service.classes_)
-        if (of.linked()) of.unlink();
-    services_.erase(&service);
+        if (of.takes_turns_) spare_[static_cast<size_t>(of.priority_)].remove(of);
+    free_services_.push_back(&service);
 }
 
 // --- flows ---------------------------------------------------------------------------------------------------------
@@ -114,7 +137,7 @@ void Scheduler::start(ScheduledFlow& flow, TrafficClass& of, uint32_t bytes) {
     assert(!flow.waiting());
     flow.of = &of;
     flow.wanted = bytes;
-    flow.deficit = of.service().quantum_;
+    flow.deficit = of.quantum_;
     of.flows_.push_back(flow);
     ++waiting_;
     enlist(of);
@@ -140,46 +163,58 @@ void Scheduler::stop(ScheduledFlow& flow) {
 // A class that has something and may send takes its place among those of its priority, its service among those below
 // their guarantee. They leave when they are found there with nothing to send, not before.
 void Scheduler::enlist(TrafficClass& of) {
-    ScheduledService& service = of.service();
-    service.backlogged_ |= static_cast<uint8_t>(1 << static_cast<unsigned>(of.priority_));
-    if (service.throttled_) return;
-    if (!of.linked()) {
-        of.deficit_ = quantum_;
-        spare_[static_cast<size_t>(of.priority_)].push_back(of);
+    if (of.limited_) {
+        ScheduledService& service = of.service();
+        service.backlogged_ |= bit_of(of.priority_);
+        if (service.throttled_) return;
+        watch_guarantee(service, clock_.elapsed());
     }
-    watch_guarantee(service, clock_.elapsed());
+    if (of.takes_turns_) return;
+    of.takes_turns_ = true;
+    of.deficit_ = quantum_;
+    spare_[static_cast<size_t>(of.priority_)].push_back(of);
 }
 
 void Scheduler::watch_guarantee(ScheduledService& service, Duration now) {
-    if (!service.has_guarantee_ || service.linked() || service.armed()) return;
-    service.buckets_.guarantee.refill(now);
-    if (service.buckets_.guarantee.ready())
-        below_guarantee_.push_back(service);
-    else
-        arm(service, service.buckets_.guarantee.ready_at(step));
+    if (!service.has_guarantee_ || service.takes_turns_ || service.armed()) return;
+    service.guarantee_.refill(now);
+    if (!service.guarantee_.ready()) return arm(service, service.guarantee_.ready_at(step));
+    service.takes_turns_ = true;
+    below_guarantee_.push_back(service);
 }
 
 // The time is there that the service waited for, or its limits are others.
 void Scheduler::wake(ScheduledService& service, Duration now) {
     timers_.disarm(service);
-    service.buckets_.ceiling.refill(now);
-    service.throttled_ = service.has_ceiling_ && !service.buckets_.ceiling.ready();
-    if (service.throttled_) return arm(service, service.buckets_.ceiling.ready_at(step));
+    service.ceiling_.refill(now);
+    service.throttled_ = service.has_ceiling_ && !service.ceiling_.ready();
+    if (service.throttled_) return arm(service, service.ceiling_.ready_at(step));
     for (unsigned left = service.backlogged_; left; left &= left - 1) {
         TrafficClass& of = service.classes_[static_cast<size_t>(std::countr_zero(left))];
         if (of.backlogged()) enlist(of);
     }
 }
 
+// All whose time is there, so that what they need is fetched at once.
+void Scheduler::wake_due(Duration now) {
+    first_timer_ = Duration::max();
+    timers_.advance(TimePoint(now), [&](Timer& timer) {
+        auto& service = static_cast<ScheduledService&>(timer);
+        __builtin_prefetch(&service.probably_first(), 1);
+        if (service.has_guarantee_) __builtin_prefetch(&service.guarantee_, 1);
+        woken_.push_back(&service);
+    });
+    for (ScheduledService* service : woken_)
+        wake(*service, now);
+    woken_.clear();
+    if (const auto next = timers_.next_expiry()) first_timer_ = std::min(first_timer_, next->time_since_epoch());
+}
+
 // --- turns ---------------------------------------------------------------------------------------------------------
 
 ScheduledFlow* Scheduler::next(TimePoint time) {
     const Duration now = clock_.advance(time);
-    if (now >= first_timer_) {
-        first_timer_ = Duration::max();
-        timers_.advance(TimePoint(now), [&](Timer& timer) { wake(static_cast<ScheduledService&>(timer), now); });
-        if (const auto next = timers_.next_expiry()) first_timer_ = std::min(first_timer_, next->time_since_epoch());
-    }
+    if (now >= first_timer_) wake_due(now);
     if (waiting_ == 0) return nullptr;
     if (limited_) {
         link_.refill(now);
@@ -211,42 +246,64 @@ Scheduler::Turn Scheduler::choose(Duration now) {
 TrafficClass* Scheduler::first_below_guarantee() {
     while (!below_guarantee_.empty()) {
         ScheduledService& service = below_guarantee_.front();
-        TrafficClass* of = service.throttled_ ? nullptr : service.first_backlogged();
-        if (of) return of;
-        below_guarantee_.pop_front();
+        TrafficClass* of = service.has_guarantee_ && !service.throttled_ ? service.first_backlogged() : nullptr;
+        if (of) {
+            fetch_ahead(below_guarantee_);
+            return of;
+        }
+        below_guarantee_.pop_front().takes_turns_ = false;
     }
     return nullptr;
 }
 
 TrafficClass* Scheduler::first_of(unsigned priority) {
-    Ring<TrafficClass>& classes = spare_[priority];
+    TurnQueue<TrafficClass>& classes = spare_[priority];
     while (!classes.empty()) {
         TrafficClass& of = classes.front();
-        if (!of.backlogged() || of.service().throttled_) {
-            classes.pop_front();
+        if (!of.backlogged() || (of.limited_ && of.service().throttled_)) {
+            classes.pop_front().takes_turns_ = false;
         } else if (of.deficit_ <= 0) {
             of.deficit_ += quantum_;
             classes.front_to_back();
         } else {
-            fetch_ahead(classes, of);
+            fetch_ahead(classes);
             return &of;
         }
     }
     return nullptr;
 }
 
-// Whose turns come next is known: by then, what they need is in the cache. What a pointer leads to is fetched one turn
+// Whose turns come next is known: by then, what they need is in the cache. What a pointer leads to is fetched two turns
 // after the pointer; the last step is the caller's, who knows what a flow leads to (upcoming()).
-void Scheduler::fetch_ahead(Ring<TrafficClass>& classes, TrafficClass& front) {
-    TrafficClass* const next = classes.after(front);
-    upcoming_ = next && next->backlogged() ? &next->flows_.front() : nullptr;
-    TrafficClass* const second = next ? classes.after(*next) : nullptr;
-    if (!second) return;
-    if (second->backlogged()) __builtin_prefetch(&second->flows_.front(), 1);
-    __builtin_prefetch(second->service_, 1);
-    __builtin_prefetch(&second->service_->buckets_, 1);
-    __builtin_prefetch(second->queued, 1);
-    if (TrafficClass* const third = classes.after(*second)) __builtin_prefetch(third, 1);
+void Scheduler::fetch_ahead(const TurnQueue<TrafficClass>& classes) {
+    if (TrafficClass* const sixth = classes.ahead(6)) __builtin_prefetch(sixth, 1);
+    if (TrafficClass* const fourth = classes.ahead(4)) {
+        __builtin_prefetch(&fourth->flows_.front(), 1);
+        __builtin_prefetch(fourth->queued, 1);
+        if (fourth->limited_) __builtin_prefetch(fourth->service_, 1);
+        if (fourth->guaranteed_) __builtin_prefetch(&fourth->service_->guarantee_, 1);
+    }
+    if (TrafficClass* const second = classes.ahead(2)) fetch_flows(*second);
+}
+
+void Scheduler::fetch_ahead(const TurnQueue<ScheduledService>& services) {
+    if (ScheduledService* const eighth = services.ahead(8)) __builtin_prefetch(eighth, 1);
+    if (ScheduledService* const sixth = services.ahead(6)) {
+        __builtin_prefetch(&sixth->guarantee_, 1);
+        __builtin_prefetch(&sixth->probably_first(), 1);
+    }
+    if (ScheduledService* const fourth = services.ahead(4)) {
+        TrafficClass& of = fourth->probably_first();
+        __builtin_prefetch(&of.flows_.front(), 1);
+        __builtin_prefetch(of.queued, 1);
+    }
+    if (ScheduledService* const second = services.ahead(2)) fetch_flows(second->probably_first());
+}
+
+void Scheduler::fetch_flows(TrafficClass& of) {
+    if (!of.backlogged()) return;
+    upcoming_ = &of.flows_.front();
+    __builtin_prefetch(of.flows_.after(of.flows_.front()), 1);
 }
 
 void Scheduler::arm(ScheduledService& service, Duration time) {
@@ -256,7 +313,7 @@ void Scheduler::arm(ScheduledService& service, Duration time) {
 
 ScheduledFlow& Scheduler::take_first_flow(TrafficClass& of) {
     while (of.flows_.front().deficit <= 0) {
-        of.flows_.front().deficit += of.service().quantum_;
+        of.flows_.front().deficit += of.quantum_;
         of.flows_.front_to_back();
     }
     --waiting_;
@@ -280,24 +337,24 @@ void Scheduler::charge(const Turn& turn, uint32_t bytes, Duration now) {
 }
 
 void Scheduler::charge_service(const Turn& turn, uint32_t bytes, Duration now) {
+    if (!turn.of->limited_) return;
     ScheduledService& service = turn.of->service();
     if (service.has_guarantee_) {
-        service.buckets_.guarantee.refill(now);
-        if (turn.by == TurnBy::guarantee)
-            service.buckets_.guarantee.take(bytes);
-        else
-            service.buckets_.guarantee.take_within(bytes, counted_ahead);
-        if (service.linked()) {
-            service.unlink();
+        service.guarantee_.refill(now);
+        if (turn.by == TurnBy::guarantee) {
+            service.guarantee_.take(bytes);
+            below_guarantee_.pop_front().takes_turns_ = false;
             watch_guarantee(service, now);  // behind the others, or from when it is below again
+        } else {
+            service.guarantee_.take_within(bytes, counted_ahead);
         }
     }
     if (service.has_ceiling_) {
-        service.buckets_.ceiling.refill(now);
-        service.buckets_.ceiling.take(bytes);
-        if (service.buckets_.ceiling.ready()) return;
+        service.ceiling_.refill(now);
+        service.ceiling_.take(bytes);
+        if (service.ceiling_.ready()) return;
         service.throttled_ = true;
-        arm(service, service.buckets_.ceiling.ready_at(step));
+        arm(service, service.ceiling_.ready_at(step));
     }
 }
 
@@ -306,9 +363,9 @@ void Scheduler::give_back(ScheduledFlow& flow, uint32_t bytes) {
     ScheduledService& service = of.service();
     flow.deficit += static_cast<int32_t>(bytes);
     if (limited_) link_.give_back(bytes);
-    service.buckets_.ceiling.give_back(bytes);
+    service.ceiling_.give_back(bytes);
     if (flow.turn_by == TurnBy::guarantee)
-        service.buckets_.guarantee.give_back(bytes);
+        service.guarantee_.give_back(bytes);
     else
         of.deficit_ += static_cast<int32_t>(bytes);
     if (flow.turn_by == TurnBy::floor) floors_[static_cast<size_t>(of.priority_)].give_back(bytes);

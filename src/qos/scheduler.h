@@ -12,24 +12,27 @@
 // and what a priority gets in any way for its floor: both say what is had at least, not what comes on top. Bytes are
 // whatever the caller counts; items are never held here, only the flows that have some.
 //
-// Every operation costs the same with ten services or ten thousand: lists lie in their members, waiting is a timer
-// wheel (qos/timer_wheel.h), and what no longer belongs in a list is only found out when its turn comes.
+// Every operation costs the same with ten services or ten thousand: who takes turns is known many turns ahead and
+// fetched by then (qos/turn_queue.h), waiting is a timer wheel (qos/timer_wheel.h), and who no longer belongs among the
+// others is only found out when its turn comes.
 //
 // Neither locks nor reads a clock: one thread at a time, time is passed in.
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
-#include <memory>
 #include <optional>
-#include <unordered_map>
+#include <vector>
 
 #include "model/names.h"
 #include "model/units.h"
+#include "qos/huge_pages.h"
 #include "qos/monotonic.h"
 #include "qos/ring.h"
 #include "qos/timer_wheel.h"
 #include "qos/token_bucket.h"
+#include "qos/turn_queue.h"
 
 namespace marchproxy::qos {
 
@@ -73,9 +76,9 @@ struct ScheduledFlow : Link<ScheduledFlow> {
 
 struct QueuedClass;
 
-// A service's traffic of one priority. A cache line, as is what of a service each turn looks at: with thousands of
-// classes a packet's cost is that of the lines it touches.
-class alignas(64) TrafficClass : public Link<TrafficClass> {
+// A service's traffic of one priority. A cache line, as is what of a service its turn looks at where it has a ceiling,
+// and a third where it has a guarantee: with thousands of classes a packet's cost is that of the lines it touches.
+class alignas(64) TrafficClass {
   public:
     ScheduledService& service() const { return *service_; }
     Priority priority() const { return priority_; }
@@ -85,33 +88,37 @@ class alignas(64) TrafficClass : public Link<TrafficClass> {
   private:
     friend class Scheduler;
     friend class ScheduledService;
-    friend class Ring<TrafficClass>;
 
     Ring<ScheduledFlow> flows_;
     ScheduledService* service_ = nullptr;
     int32_t deficit_ = 0;
+    int32_t quantum_ = full_packet;  // of its flows
     Priority priority_ = Priority::p0;
+    bool takes_turns_ = false;  // is among those of its priority
+    bool limited_ = false;      // its service has a ceiling or a guarantee
+    bool guaranteed_ = false;
 };
 static_assert(sizeof(TrafficClass) == 64);
 
-class alignas(64) ScheduledService : public Timer, public Link<ScheduledService> {
+class alignas(64) ScheduledService : public Timer {
   public:
+    ScheduledService();
     TrafficClass& at(Priority priority) { return classes_[static_cast<size_t>(priority)]; }
 
   private:
     friend class Scheduler;
-    friend class Ring<ScheduledService>;
-    ScheduledService();
 
     TrafficClass* first_backlogged();
+    TrafficClass& probably_first() {
+        return classes_[static_cast<size_t>(std::countr_zero(backlogged_ | 1U << (priorities - 1)))];
+    }
 
-    uint8_t backlogged_ = 0;  // bit: a priority whose class may have something; it has not where the bit is not set
+    uint8_t backlogged_ = 0;  // bit: a priority whose class may have something, where the service has limits
     bool has_ceiling_ = false, has_guarantee_ = false;
-    bool throttled_ = false;  // above its ceiling: the timer says until when
-    int32_t quantum_ = full_packet;
-    struct alignas(64) {
-        TokenBucket ceiling, guarantee;
-    } buckets_;
+    bool throttled_ = false;    // above its ceiling: the timer says until when
+    bool takes_turns_ = false;  // is among those below their guarantee
+    TokenBucket ceiling_;
+    alignas(64) TokenBucket guarantee_;
     std::array<TrafficClass, priorities> classes_;
 };
 static_assert(sizeof(ScheduledService) == size_t{64} * (2 + priorities));
@@ -138,8 +145,13 @@ class Scheduler {
     // Whose turn it is: that flow's next item is charged, and it waits no more. Null: nobody's, until due().
     ScheduledFlow* next(TimePoint now);
 
-    // Whose turn probably comes after the one that next() found last; for fetching what it needs.
+    // Whose turn probably comes two after the one that next() found last, itself fetched; for fetching what it needs.
     const ScheduledFlow* upcoming() const { return upcoming_; }
+    // For a caller who is going to start() a flow of the class, itself fetched: what that needs.
+    void fetch(const TrafficClass& of) const {
+        __builtin_prefetch(&of.flows_.back(), 1);
+        if (of.limited_) __builtin_prefetch(of.service_, 1);
+    }
 
     // The flow did not use all that it was charged.
     void give_back(ScheduledFlow& flow, uint32_t bytes);
@@ -160,7 +172,9 @@ class Scheduler {
     Turn choose(Duration now);
     TrafficClass* first_below_guarantee();
     TrafficClass* first_of(unsigned priority);
-    void fetch_ahead(Ring<TrafficClass>& classes, TrafficClass& front);
+    void fetch_ahead(const TurnQueue<TrafficClass>& classes);
+    void fetch_ahead(const TurnQueue<ScheduledService>& services);
+    void fetch_flows(TrafficClass& of);
     void arm(ScheduledService& service, Duration time);
     ScheduledFlow& take_first_flow(TrafficClass& of);
     void charge(const Turn& turn, uint32_t bytes, Duration now);
@@ -168,6 +182,8 @@ class Scheduler {
     void enlist(TrafficClass& of);
     void watch_guarantee(ScheduledService& service, Duration now);
     void wake(ScheduledService& service, Duration now);
+    void wake_due(Duration now);
+    void grow();
 
     Monotonic clock_;
     TimerWheel<Tick> timers_;
@@ -179,9 +195,12 @@ class Scheduler {
     TokenBucket link_;
     std::array<TokenBucket, priorities> floors_;
     std::array<bool, priorities> has_floor_{};
-    std::array<Ring<TrafficClass>, priorities> spare_;
-    Ring<ScheduledService> below_guarantee_;
-    std::unordered_map<ScheduledService*, std::unique_ptr<ScheduledService>> services_;
+    std::array<TurnQueue<TrafficClass>, priorities> spare_;
+    TurnQueue<ScheduledService> below_guarantee_;
+    std::vector<ScheduledService*> woken_;  // one turn's
+    std::vector<LargeArray<ScheduledService>> services_;
+    std::vector<ScheduledService*> free_services_;
+    size_t service_count_ = 0;  // there is room for
 };
 
 }  // namespace marchproxy::qos

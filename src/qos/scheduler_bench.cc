@@ -42,14 +42,11 @@ struct World {
     }
 
     // A packet's handle says which class and flow it is of.
-    void fetch(uint64_t handle, bool again) {
-        QueuedClass& to = classes[static_cast<uint32_t>(handle)];
-        again ? queues.fetch(to, static_cast<uint32_t>(handle >> 32)) : queues.fetch(to);
-    }
+    static uint32_t hash_of(uint64_t handle) { return static_cast<uint32_t>(handle >> 32); }
+    QueuedClass& class_of(uint64_t handle) { return classes[static_cast<uint32_t>(handle)]; }
     void enqueue(uint64_t handle) {
         const QueuedPacket packet{.handle = handle, .bytes = packet_bytes};
-        QueuedClass& to = classes[static_cast<uint32_t>(handle)];
-        benchmark::DoNotOptimize(queues.enqueue(to, static_cast<uint32_t>(handle >> 32), packet, now));
+        benchmark::DoNotOptimize(queues.enqueue(class_of(handle), hash_of(handle), packet, now));
     }
 
     Scheduler scheduler;
@@ -68,17 +65,41 @@ void enqueue_and_dequeue(benchmark::State& state, Limits limits) {
         uint32_t count = 0;
         for (QueuedPacket packet; count < batch && world.queues.dequeue(world.now, packet, world.dropped);)
             taken[count++] = packet.handle;
-        for (const bool again : {false, true})
-            for (uint32_t i = 0; i < count; ++i)
-                world.fetch(taken[i], again);
+        for (uint32_t i = 0; i < count; ++i)
+            PacketQueues::fetch_class(world.class_of(taken[i]));
+        for (uint32_t i = 0; i < count; ++i)
+            world.queues.fetch_bucket(world.class_of(taken[i]), World::hash_of(taken[i]));
+        for (uint32_t i = 0; i < count; ++i)
+            world.queues.fetch_flow(world.class_of(taken[i]), World::hash_of(taken[i]));
         for (uint32_t i = 0; i < count; ++i)
             world.enqueue(taken[i]);
         packets += count;
     }
     state.SetItemsProcessed(packets);
 }
+// What the memory alone takes: as many lines as one packet changes (its class's two, those of the first, the second and
+// the last flow of the class, the packet's and its bucket's), at random in as much as the classes take, all known
+// beforehand.
+void lines_alone(benchmark::State& state) {
+    constexpr unsigned lines = 7;
+    struct alignas(64) Line {
+        uint64_t changed = 0;
+    };
+    constexpr size_t of_class = 10;  // two, and four times those of a flow and half of one for packet and bucket
+    LargeArray<Line> memory(static_cast<size_t>(state.range(0)) * of_class);
+    uint64_t random = 88172645463325252;
+    while (state.KeepRunning()) {
+        for (unsigned i = 0; i < lines; ++i) {
+            random ^= random << 13, random ^= random >> 7, random ^= random << 17;  // xorshift64
+            ++memory[(random >> 32) * memory.size() >> 32].changed;
+        }
+    }
+    state.SetItemsProcessed(state.iterations());
+}
+
 BENCHMARK_CAPTURE(enqueue_and_dequeue, turns, turns)->RangeMultiplier(10)->Range(10, 10000);
 BENCHMARK_CAPTURE(enqueue_and_dequeue, ceilings, ceilings)->RangeMultiplier(10)->Range(10, 10000);
 BENCHMARK_CAPTURE(enqueue_and_dequeue, guarantees, guarantees)->RangeMultiplier(10)->Range(10, 10000);
+BENCHMARK(lines_alone)->RangeMultiplier(10)->Range(10, 10000);
 
 }  // namespace

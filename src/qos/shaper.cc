@@ -189,6 +189,12 @@ void Shaper::withdraw(ShapedFlow& flow) {
 void Shaper::put(unsigned desk, std::vector<ShapedPacket*>& packets, TimePoint now, Turns& turns) {
     std::lock_guard lock(mutex_);
     if (!queues_) queues_ = std::make_unique<PacketQueues>(scheduler_, most_packets, most_bytes);
+    for (const ShapedPacket* packet : packets)
+        PacketQueues::fetch_class(*packet->of);
+    for (const ShapedPacket* packet : packets)
+        queues_->fetch_bucket(*packet->of, packet->flow_hash);
+    for (const ShapedPacket* packet : packets)
+        queues_->fetch_flow(*packet->of, packet->flow_hash);
     size_t refused = 0;
     for (ShapedPacket* packet : packets) {
         const QueuedPacket queued{
