@@ -101,10 +101,12 @@ class Project(Way):
     def ask(self, *command):
         return self.world.inside(self.world.middle, self.binary, *command, "--admin", "http://127.0.0.1:8099", check=False)
 
-    def delay(self, port):
-        """What waiting for a turn took lately, in seconds."""
+    def delay(self, port, rate):
+        """What waiting for a turn took lately, and what is before it in receive buffers takes at that rate, in seconds."""
         rows = json.loads(self.ask("qos", "--json") or "[]")
-        return max((row["delay_seconds"] for row in rows if row["service"] == f"tcp-{port}" and row["direction"] == "up"), default=0)
+        turn = max((row["delay_seconds"] for row in rows if row["service"] == f"tcp-{port}" and row["direction"] == "up"), default=0)
+        sockets = self.world.inside(self.world.middle, "ss", "-Htn", "sport", "=", f":{port}").splitlines()
+        return turn + sum(int(socket.split()[1]) for socket in sockets) * 8 / rate
 
 
 class Kernel(Way):
@@ -260,7 +262,7 @@ def measure_codel(way):
         thread.start()
         time.sleep(1)
         while thread.is_alive():
-            delays.append(way.delay(5201))
+            delays.append(way.delay(5201, 50e6))
             time.sleep(0.05)
         thread.join()
     return statistics.median(delays[:-10]) * 1e3

@@ -31,6 +31,6 @@ def every(results):
             yield f"{plane}: the same, of HTB's", added / peer, most, 1
         yield f"{plane}: what P3 gets meanwhile", results.median("qos-p3-share", subject), least, 0.05
         yield f"{plane}: fairness of 64 connections, Jain", results.median("qos-fairness-64", subject), least, 0.98
-    yield "packet: one TCP flow at 50 Mbit/s waits: ms", results.median("qos-codel-50M", "marchproxy-packet"), most, 10
+        yield f"{plane}: one TCP flow at 50 Mbit/s waits: ms", results.median("qos-codel-50M", subject), most, 10
     for kind in ("turns", "ceilings", "guarantees"):
         yield f"scheduler, {kind}, 10,000 classes: ns", results.median(f"qos-scheduler-{kind}-10000", "marchproxy"), most, 60

@@ -25,6 +25,10 @@ uint32_t quantum_for(const std::optional<Rate>& rate) {
     return static_cast<uint32_t>(std::clamp(bytes, smallest_quantum, largest_quantum));
 }
 
+double in_bytes(const std::optional<Rate>& rate) {
+    return rate ? static_cast<double>(rate->bits_per_second) / 8 : std::numeric_limits<double>::infinity();
+}
+
 }  // namespace
 
 void Shapers::configure(const QosSettings& settings) {
@@ -57,7 +61,8 @@ ShapedService::ShapedService(Shaper& shaper, const ServiceLimits& limits, const 
           std::lock_guard lock(shaper.mutex_);
           return shaper.scheduler_.add(limits, Clock::now());
       }()),
-      quantum_(limits.quantum) {
+      quantum_(limits.quantum),
+      ceiling_(in_bytes(limits.ceiling)) {
     for (size_t i = 0; i < queued_.size(); ++i)
         queued_[i] = {scheduled_.at(static_cast<Priority>(i)), aqm};
 }
@@ -75,6 +80,7 @@ void ShapedService::configure(const ServiceLimits& limits, const AqmSettings& aq
     std::lock_guard lock(shaper_.mutex_);
     shaper_.scheduler_.configure(scheduled_, limits, Clock::now());
     quantum_.store(limits.quantum, std::memory_order_relaxed);
+    ceiling_.store(in_bytes(limits.ceiling), std::memory_order_relaxed);
     for (QueuedClass& queued : queued_)
         queued.configure(aqm);
     shaper_.look_again();
@@ -105,6 +111,7 @@ void Shaper::attend(unsigned desk, std::function<void()> wake) {
 void Shaper::configure(const LinkLimits& limits) {
     std::lock_guard lock(mutex_);
     scheduler_.configure(limits, Clock::now());
+    link_.store(in_bytes(limits.rate), std::memory_order_relaxed);
     look_again();
 }
 

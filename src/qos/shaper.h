@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -73,6 +74,8 @@ class ShapedService {
     void give_up(std::vector<ShapedPacket*>& packets);
     QueueCounters counters(Priority priority);  // any thread
     QueuedClass& at(Priority priority) { return queued_[static_cast<size_t>(priority)]; }
+    // What it has at most: its own rate, or the link's. Infinite: all there is.
+    double bytes_per_second() const;
     // The most a flow may ask for at once.
     uint32_t quantum() const { return quantum_.load(std::memory_order_relaxed); }
 
@@ -81,6 +84,7 @@ class ShapedService {
     ScheduledService& scheduled_;
     std::array<QueuedClass, priorities> queued_;  // under the shaper's lock
     std::atomic<uint32_t> quantum_;
+    std::atomic<double> ceiling_;  // bytes a second
 };
 
 class Shaper {
@@ -129,11 +133,17 @@ class Shaper {
 
     std::unique_ptr<Desk[]> desks_;
 
+    std::atomic<double> link_{std::numeric_limits<double>::infinity()};  // bytes a second
+
     std::mutex mutex_;  // over all below
     Scheduler scheduler_;
     std::unique_ptr<PacketQueues> queues_;  // made by the first packet: room that only datagrams need
     TimePoint watched_ = TimePoint::max();  // when the first thread comes back by itself
 };
+
+inline double ShapedService::bytes_per_second() const {
+    return std::min(ceiling_.load(std::memory_order_relaxed), shaper_.link_.load(std::memory_order_relaxed));
+}
 
 // Both directions: up is client to endpoint.
 struct Shapers {

@@ -21,6 +21,7 @@
 
 #include "model/snapshot.h"
 #include "qos/shaper.h"
+#include "qos/standing_queue.h"
 #include "stream/near_leg.h"
 #include "stream/pipe_pool.h"
 
@@ -32,6 +33,7 @@ struct Connection;
 struct ShapedDirection : qos::ShapedFlow {
     ShapedDirection(Connection& whose, unsigned at) : ShapedFlow(at), connection(whose) {}
     Connection& connection;
+    qos::StandingQueue standing;  // in its source's receive buffer
 };
 
 // One of a connection's two sockets, and what epoll's edges have said of it.

@@ -130,6 +130,34 @@ TEST_F(PlaneQosTest, SaysThatItIsOffWhereAServiceAsksForIt) {
     EXPECT_NE(plane.status().notes[0].find("qos keys of 1 services rest"), std::string::npos);
 }
 
+// What a client sent, and its endpoint has not: a sender who is given megabytes to fill fills them, and whatever it
+// sends then comes as much later.
+TEST_F(PlaneQosTest, LittleWaitsInFrontOfARate) {
+    service.qos.rate.up = Rate{20'000'000};
+    service.mss = 1448;  // as in a network; loopback's segments are longer than the queue is to be
+    ASSERT_TRUE(apply());
+    Fd client = connect();
+    const int own = 32768;
+    setsockopt(client, SOL_SOCKET, SO_SNDBUF, &own, sizeof own);
+    std::atomic<uint64_t> sent{0};
+    std::thread writer([&] {
+        const std::string piece(8192, 'x');
+        for (ssize_t size; (size = send(client, piece.data(), piece.size(), MSG_NOSIGNAL)) > 0;)
+            sent += static_cast<uint64_t>(size);
+    });
+    uint64_t received = 0;
+    std::vector<uint64_t> waiting;
+    for (const auto end = Clock::now() + 3s; Clock::now() < end;) {
+        received += read_bytes(client, 16384).size();
+        waiting.push_back(sent - received);
+    }
+    shutdown(client, SHUT_RDWR);
+    writer.join();
+    EXPECT_GT(received, 20e6 / 8 * 3 * .9);
+    std::nth_element(waiting.begin(), waiting.begin() + waiting.size() / 2, waiting.end());
+    EXPECT_LT(waiting[waiting.size() / 2], 150'000U);  // 60 ms, most of it the test's own buffers
+}
+
 TEST_F(PlaneQosTest, EachDirectionHasItsOwnRate) {
     service.qos.rate = {.up = std::nullopt, .down = Rate{20'000'000}};
     ASSERT_TRUE(apply());

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "stream/receive_buffer.h"
 #include "stream/tcp.h"
 
 namespace marchproxy::stream {
@@ -15,6 +16,18 @@ uint32_t waiting_at(Leg& source) {
     if (ioctl(source.descriptor, FIONREAD, &bytes) != 0 || bytes <= 0) bytes = source.hangup ? 1 : 0;
     if (bytes == 0) source.readable = false;  // the next bytes raise an edge
     return static_cast<uint32_t>(bytes);
+}
+
+void begin_short(qos::StandingQueue& standing, const qos::ShapedService& service, const Leg& source) {
+    const auto buffer = receive_buffer(source.descriptor);
+    if (buffer) set_receive_buffer(source.descriptor, standing.first_size(service.bytes_per_second(), *buffer));
+}
+
+void keep_short(qos::StandingQueue& standing, const Leg& source, TimePoint now) {
+    const auto buffer = receive_buffer(source.descriptor);
+    if (!buffer) return;
+    const uint64_t size = standing.size_after(*buffer, now);
+    if (size != buffer->size) set_receive_buffer(source.descriptor, size);
 }
 
 }  // namespace
@@ -36,13 +49,15 @@ Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, qos::ShapedServi
     if (!direction.shaped) {
         direction.shaped = std::make_unique<ShapedDirection>(connection, context_.worker);
         forwarder_.pace(direction, source);
+        begin_short(direction.shaped->standing, service, source);
     }
-    qos::ShapedFlow& flow = *direction.shaped;
+    ShapedDirection& flow = *direction.shaped;
     qos::Shaper& shaper = context_.shapers.at(up);
     for (size_t moved = 0; moved < Forwarder::turn_budget;) {
         size_t budget = flow.granted;
         const Pumped result = forwarder_.pump(connection, up, direction, source, sink, context_.now, budget);
         moved += flow.granted - budget;
+        flow.standing.took(flow.granted - budget, context_.now);
         if (budget > 0) shaper.give_back(flow, static_cast<uint32_t>(budget));
         flow.granted = 0;
         if (result != Pumped::again) return result;
@@ -52,6 +67,8 @@ Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, qos::ShapedServi
         }
         if (flow.asked) return Pumped::blocked;
         const uint32_t backlog = waiting_at(source);
+        flow.standing.found(backlog, service.quantum());
+        if (flow.standing.due(context_.now)) keep_short(flow.standing, source, context_.now);
         if (backlog == 0) return Pumped::blocked;
         flow.granted =
             shaper.request(flow, service.at(connection.priority()), backlog, service.quantum(), context_.now);
@@ -62,6 +79,12 @@ Pumped TcpProxy::pump_in_turns(Connection& connection, bool up, qos::ShapedServi
 
 void TcpProxy::granted(qos::ShapedFlow& flow) {
     forward(static_cast<ShapedDirection&>(flow).connection);
+}
+
+void TcpProxy::take_no_turns(Connection& connection) {
+    if (connection.up.shaped) set_receive_buffer(connection.client_leg.descriptor, 0);
+    if (connection.down.shaped) set_receive_buffer(connection.endpoint_leg.descriptor, 0);
+    withdraw(connection);
 }
 
 void TcpProxy::withdraw(Connection& connection) {

@@ -417,7 +417,7 @@ void TcpProxy::service_changed(WorkerService& service) {
 // An established connection goes by the new view.
 void TcpProxy::settle(Connection& connection) {
     mark_anew(connection);
-    withdraw(connection);
+    take_no_turns(connection);
     queue(connection);    // what waited for its turn asks again
     timeout(connection);  // ends it or sets its timer by the new idle timeout
 }

@@ -55,7 +55,8 @@ class TcpProxy {
     void forward(Connection& connection);
     Pumped pump(Connection& connection, bool up);  // shape.cc: in turns where the service is shaped
     Pumped pump_in_turns(Connection& connection, bool up, qos::ShapedService& service);
-    void withdraw(Connection& connection);  // its directions want no turn any more
+    void withdraw(Connection& connection);       // its directions want no turn any more
+    void take_no_turns(Connection& connection);  // until it asks again
     void refuse(Connection& connection, Verdict reason, std::string_view detail = {});  // before it was admitted
     void end(Connection& connection, Verdict reason, bool reset);                       // with its record
     void close_connection(Connection& connection, bool reset);  // `reset`: the peers must not take it for complete
