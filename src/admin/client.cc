@@ -33,6 +33,7 @@ struct Options {
     std::string admin = "http://127.0.0.1:8081";
     bool json = false;
     std::string service;   // services, flows
+    std::string source;    // paths explain
     unsigned limit = 100;  // flows
     std::string sort = "start";
     bool once = false;  // top
@@ -76,6 +77,12 @@ Outcome flows(HttpClient& client, const Options& options) {
     std::string path = fmt::format("/api/v1/flows?limit={}&sort={}", options.limit, options.sort);
     if (!options.service.empty()) path += "&service=" + percent_encoded(options.service);
     return fetch(client, path, options, flows_report);
+}
+
+Outcome explain(HttpClient& client, const Options& options) {
+    const std::string path = fmt::format("/api/v1/paths/explain?service={}&source={}", percent_encoded(options.service),
+                                         percent_encoded(options.source));
+    return fetch(client, path, options, explanation_report);
 }
 
 std::string indented(const Json& json) {
@@ -193,14 +200,17 @@ class Commands {
         : app_(app), out_(out), error_(error), exit_status_(exit_status) {}
 
     // The options live as long as the callback that uses them.
-    std::pair<CLI::App*, std::shared_ptr<Options>> add(const char* name, const char* about, Command command) {
-        CLI::App* added = app_.add_subcommand(name, about);
+    std::pair<CLI::App*, std::shared_ptr<Options>> add(const char* name, const char* about, Command command,
+                                                       CLI::App* under = nullptr) {
+        CLI::App* added = (under ? under : &app_)->add_subcommand(name, about);
         auto options = std::make_shared<Options>();
         added->add_option("--admin", options->admin, "the admin API of the proxy to ask")->capture_default_str();
         added->add_flag("--json", options->json, "the API's answer as it is, for scripts");
-        added->callback([command = std::move(command), options, &out = out_, &error = error_, &status = exit_status_] {
-            status = finish(run(command, *options), out, error);
-        });
+        added->callback(
+            [added, command = std::move(command), options, &out = out_, &error = error_, &status = exit_status_] {
+                if (!added->get_subcommands().empty()) return;  // it speaks for itself
+                status = finish(run(command, *options), out, error);
+            });
         return {added, options};
     }
 
@@ -231,9 +241,14 @@ void add_read_commands(CLI::App& app, std::ostream& out, std::ostream& error, in
     const auto [services_command, services_options] =
         commands.add("services", "its services, or one of them with its endpoints", services);
     services_command->add_option("name", services_options->service, "only this one");
-    commands.add("paths", "the ways to its endpoints", [](HttpClient& client, const Options& options) {
-        return fetch(client, "/api/v1/paths", options, paths_report);
-    });
+    const auto [paths_command, paths_options] =
+        commands.add("paths", "the ways to its endpoints", [](HttpClient& client, const Options& options) {
+            return fetch(client, "/api/v1/paths", options, paths_report);
+        });
+    const auto [explain_command, explain_options] =
+        commands.add("explain", "why a new connection would go where it would go", explain, paths_command);
+    explain_command->add_option("--service", explain_options->service, "of which service")->required();
+    explain_command->add_option("--source", explain_options->source, "from which client's address")->required();
     commands.add(
         "qos", "rates, queues and delays, by service, direction and priority",
         [](HttpClient& client, const Options& options) { return fetch(client, "/api/v1/qos", options, qos_report); });

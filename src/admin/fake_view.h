@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -33,10 +34,20 @@ struct FakeView final : View {
         ++reloads;
         return locked(reload_error).empty() ? Result<void>() : Result<void>(Error{locked(reload_error)});
     }
-    bool drain_endpoint(const std::string& address, bool draining) override {
-        if (address != "10.1.0.10:80" && address != "[2001:db8::1]:80") return false;
-        last_drained = address + (draining ? " drains" : " is back");
+    bool drain(Drainable what, const std::string& name, bool draining) override {
+        static const std::map<Drainable, std::string> words{{Drainable::endpoint, "endpoint"},
+                                                            {Drainable::path, "path"},
+                                                            {Drainable::provider, "provider"},
+                                                            {Drainable::region, "region"}};
+        if (name == "10.9.9.9:80" || name == "nowhere") return false;
+        last_drained = words.at(what) + ' ' + name + (draining ? " drains" : " is back");
         return true;
+    }
+    std::vector<PathReading> path_readings() const override { return locked(readings); }
+    Result<Explanation> explain(const std::string& service, const IpAddress& client) const override {
+        if (service != explanation.service) return Error{"there is no service " + service};
+        last_asked = to_string(client);
+        return explanation;
     }
 
     void publish(const Snapshot& next) {
@@ -80,6 +91,9 @@ struct FakeView final : View {
     std::string reload_error;
     std::atomic<int> reloads = 0;
     std::string last_drained;
+    std::vector<PathReading> readings;
+    Explanation explanation;
+    mutable std::string last_asked;
     uint64_t version = 0;
 };
 

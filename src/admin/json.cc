@@ -113,18 +113,29 @@ Json qos_class_json(const std::string& service, const telemetry::QosStatus& of) 
             {"delay_seconds", seconds(of.delay)}};
 }
 
-Json path_json(const Path& path, const PathHealth& health) {
+Json seconds_or_null(const std::optional<Duration>& duration) {
+    return duration ? Json(seconds(*duration)) : Json();
+}
+
+Json or_null(const std::optional<double>& number) {
+    return number ? Json(*number) : Json();
+}
+
+Json path_json(const Path& path, const PathHealth& health, const PathReading& reading) {
     return {{"name", path.name},
             {"provider", path.provider},
             {"region", path.region},
             {"up", health.known ? Json(health.up) : Json()},
-            {"draining", health.draining},
-            {"rtt_seconds", nullptr},
-            {"jitter_seconds", nullptr},
-            {"loss_ratio", nullptr},
-            {"cost_per_gb", path.cost_per_gb ? Json(*path.cost_per_gb) : Json()},
-            {"score", nullptr},
-            {"last_change", nullptr},
+            {"draining", health.draining || reading.draining},
+            {"rtt_seconds", seconds_or_null(reading.round_trip)},
+            {"least_rtt_seconds", seconds_or_null(reading.least)},
+            {"jitter_seconds", seconds_or_null(reading.jitter)},
+            {"loss_ratio", or_null(reading.loss_ratio)},
+            {"cost_per_gb", or_null(path.cost_per_gb)},
+            {"score", or_null(reading.score)},
+            {"last_change", reading.changed ? Json(rfc3339(*reading.changed)) : Json()},
+            {"received_rate", std::llround(reading.received_rate)},
+            {"sent_rate", std::llround(reading.sent_rate)},
             {"active_connections", health.active_connections},
             {"received_bytes", health.received_bytes},
             {"sent_bytes", health.sent_bytes}};
@@ -253,12 +264,45 @@ nlohmann::json qos_json(const Status& status) {
     return result;
 }
 
-Json paths_json(const Status& status, const Snapshot* snapshot) {
+Json paths_json(const View& view, const Snapshot* snapshot) {
     Json result = Json::array();
     if (snapshot == nullptr) return result;
+    const Status status = view.status();
+    std::unordered_map<std::string, PathReading> readings;
+    for (PathReading& reading : view.path_readings())
+        readings.emplace(reading.path, std::move(reading));
     for (const Path& path : snapshot->paths)
-        result.push_back(path_json(path, path_health(status, path.name)));
+        result.push_back(path_json(path, path_health(status, path.name), readings[path.name]));
     return result;
+}
+
+Json explanation_json(const Explanation& explanation) {
+    Json candidates = Json::array();
+    for (const CandidateReading& candidate : explanation.candidates)
+        candidates.push_back({{"path", candidate.path},
+                              {"endpoint", candidate.endpoint},
+                              {"resolved", candidate.address},
+                              {"up", candidate.up},
+                              {"rtt_seconds", seconds_or_null(candidate.round_trip)},
+                              {"loss_ratio", candidate.loss_ratio},
+                              {"cost_per_gb", or_null(candidate.cost_per_gb)},
+                              {"distance_km", or_null(candidate.distance)},
+                              {"score", or_null(candidate.score)},
+                              {"share", candidate.share},
+                              {"preferred", candidate.preferred},
+                              {"reason", candidate.reason}});
+    Json chosen, chosen_endpoint;
+    if (explanation.chosen) {
+        const CandidateReading& winner = explanation.candidates[*explanation.chosen];
+        chosen_endpoint = winner.endpoint;
+        chosen = winner.path.empty() ? winner.endpoint : winner.path;
+    }
+    return {{"service", explanation.service},
+            {"policy", name_of(explanation.policy)},
+            {"measured", explanation.steered},
+            {"chosen", std::move(chosen)},
+            {"chosen_endpoint", std::move(chosen_endpoint)},
+            {"candidates", std::move(candidates)}};
 }
 
 Json flows_json(const View& view, const flow::Query& query) {

@@ -13,7 +13,8 @@ std::string_view name_of(ProcessState state);
 
 nlohmann::json status_json(const View& view);
 nlohmann::json services_json(const Status& status, const Snapshot* snapshot);
-nlohmann::json paths_json(const Status& status, const Snapshot* snapshot);
+nlohmann::json paths_json(const View& view, const Snapshot* snapshot);
+nlohmann::json explanation_json(const Explanation& explanation);
 
 // By service, direction (up: client to endpoint) and priority; empty where qos is off.
 nlohmann::json qos_json(const Status& status);

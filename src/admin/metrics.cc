@@ -17,6 +17,10 @@ using telemetry::HistogramValues;
 using telemetry::Metric;
 using telemetry::MetricSet;
 
+double seconds(Duration duration) {
+    return std::chrono::duration<double>(duration).count();
+}
+
 bool observed(const HistogramValues& values) {
     return std::accumulate(values.counts.begin(), values.counts.end(), uint64_t{0}) > 0;
 }
@@ -111,10 +115,18 @@ void fill_endpoints(MetricSet& set, const telemetry::ServiceStatus& service) {
                 bool{up[endpoint->address]});
 }
 
-void fill_paths(MetricSet& set, const Status& status, const Snapshot& snapshot) {
+void fill_paths(MetricSet& set, const View& view, const Status& status, const Snapshot& snapshot) {
+    std::unordered_map<std::string, PathReading> readings;
+    for (PathReading& reading : view.path_readings())
+        readings.emplace(reading.path, std::move(reading));
     for (const Path& path : snapshot.paths) {
         const PathHealth health = path_health(status, path.name);
-        if (health.known) set.add(Metric::marchproxy_path_up, {path.name, path.provider, path.region}, health.up);
+        const MetricSet::Labels labels{path.name, path.provider, path.region};
+        if (health.known) set.add(Metric::marchproxy_path_up, labels, health.up);
+        const PathReading& reading = readings[path.name];
+        if (reading.round_trip) set.add(Metric::marchproxy_path_rtt_seconds, labels, seconds(*reading.round_trip));
+        if (reading.jitter) set.add(Metric::marchproxy_path_jitter_seconds, labels, seconds(*reading.jitter));
+        if (reading.loss_ratio) set.add(Metric::marchproxy_path_loss_ratio, labels, *reading.loss_ratio);
     }
 }
 
@@ -162,7 +174,7 @@ void fill(MetricSet& set, const View& view) {
         fill_qos(set, service);
     }
     fill_dropped(set, "", "packet", status.packet.dropped);
-    if (snapshot) fill_paths(set, status, *snapshot);
+    if (snapshot) fill_paths(set, view, status, *snapshot);
     fill_workers(set, status);
     fill_process(set, view);
 }

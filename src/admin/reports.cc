@@ -22,6 +22,18 @@ std::string text_of(const Json& value) {
 std::string number_of(const Json& value) {
     return value.is_null() ? "-" : value.dump();
 }
+std::string duration_of(const Json& seconds) {
+    return seconds.is_null() ? "-" : human_duration(seconds.get<double>());
+}
+
+std::string percent_of(const Json& ratio) {
+    return ratio.is_null() ? "-" : fmt::format("{:.1f}%", 100 * ratio.get<double>());
+}
+
+std::string figure_of(const Json& number) {
+    return number.is_null() ? "-" : fmt::format("{:.4g}", number.get<double>());
+}
+
 std::string or_dash(const std::string& text) {
     return text.empty() ? "-" : text;
 }
@@ -190,10 +202,12 @@ std::string paths_report(const Json& paths) {
                  {"RECEIVED", Align::right},
                  {"SENT", Align::right},
                  {"RTT", Align::right},
-                 {"$/GB", Align::right}});
+                 {"JITTER", Align::right},
+                 {"LOSS", Align::right},
+                 {"$/GB", Align::right},
+                 {"SCORE", Align::right}});
     for (const Json& path : paths) {
         const Json& up = path.at("up");
-        const Json& rtt = path.at("rtt_seconds");
         const char* state = path.at("draining").get<bool>() ? "draining"
                             : up.is_null()                  ? "unused"
                             : up.get<bool>()                ? "up"
@@ -201,10 +215,40 @@ std::string paths_report(const Json& paths) {
         table.add({text_of(path.at("name")), or_dash(text_of(path.at("provider"))), or_dash(text_of(path.at("region"))),
                    state, number_of(path.at("active_connections")),
                    human_bytes(path.at("received_bytes").get<double>()),
-                   human_bytes(path.at("sent_bytes").get<double>()),
-                   rtt.is_null() ? "-" : human_duration(rtt.get<double>()), number_of(path.at("cost_per_gb"))});
+                   human_bytes(path.at("sent_bytes").get<double>()), duration_of(path.at("rtt_seconds")),
+                   duration_of(path.at("jitter_seconds")), percent_of(path.at("loss_ratio")),
+                   number_of(path.at("cost_per_gb")), figure_of(path.at("score"))});
     }
     return table.empty() ? "no path is configured\n" : table.text();
+}
+
+std::string explanation_report(const Json& explanation) {
+    std::string text = fmt::format(
+        "service {}, policy {}{}\n", printable(text_of(explanation.at("service"))), text_of(explanation.at("policy")),
+        explanation.at("measured").get<bool>() ? "" : "; paths are not probed: set multicloud.enabled: true");
+    const Json& chosen = explanation.at("chosen");
+    text +=
+        chosen.is_null()
+            ? "a new connection would find no endpoint\n"
+            : fmt::format(
+                  "a new connection would go to {}{}\n", printable(text_of(explanation.at("chosen_endpoint"))),
+                  chosen == explanation.at("chosen_endpoint") ? std::string() : " by " + printable(text_of(chosen)));
+    Table table({{"PATH"},
+                 {"ENDPOINT"},
+                 {"UP"},
+                 {"RTT", Align::right},
+                 {"LOSS", Align::right},
+                 {"$/GB", Align::right},
+                 {"SCORE", Align::right},
+                 {"SHARE", Align::right},
+                 {"WHY"}});
+    for (const Json& candidate : explanation.at("candidates"))
+        table.add({or_dash(text_of(candidate.at("path"))), text_of(candidate.at("endpoint")),
+                   candidate.at("up").get<bool>() ? "yes" : "no", duration_of(candidate.at("rtt_seconds")),
+                   percent_of(candidate.at("loss_ratio")), number_of(candidate.at("cost_per_gb")),
+                   figure_of(candidate.at("score")), percent_of(candidate.at("share")),
+                   text_of(candidate.at("reason"))});
+    return text + (table.empty() ? "" : '\n' + table.text());
 }
 
 std::string qos_report(const Json& qos) {

@@ -10,6 +10,7 @@ std::string status_report(const nlohmann::json& status);
 std::string services_report(const nlohmann::json& services);
 std::string endpoints_report(const nlohmann::json& service);  // of one service
 std::string paths_report(const nlohmann::json& paths);
+std::string explanation_report(const nlohmann::json& explanation);
 std::string qos_report(const nlohmann::json& qos);
 std::string flows_report(const nlohmann::json& flows);
 

@@ -4,6 +4,7 @@
 #include <sys/random.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -27,7 +28,18 @@ using httplib::Response;
 using Json = nlohmann::json;
 
 constexpr const char* json_type = "application/json";
-constexpr std::string_view endpoint_prefix = "/api/v1/endpoints/";
+// What can be drained, and where.
+struct DrainPlace {
+    std::string_view prefix;
+    Drainable what;
+    std::string_view word, listed_at;
+};
+constexpr std::array drain_places{
+    DrainPlace{"/api/v1/endpoints/", Drainable::endpoint, "endpoint", "/api/v1/services"},
+    DrainPlace{"/api/v1/paths/", Drainable::path, "path", "/api/v1/paths"},
+    DrainPlace{"/api/v1/providers/", Drainable::provider, "provider", "/api/v1/paths"},
+    DrainPlace{"/api/v1/regions/", Drainable::region, "region", "/api/v1/paths"},
+};
 constexpr size_t most_flows = 10'000;
 constexpr size_t most_reasons = 20;  // listed by /readyz
 
@@ -88,20 +100,46 @@ Result<flow::Query> parse_flow_query(const httplib::Params& parameters) {
     return query;
 }
 
-struct EndpointChange {
-    std::string address;
+struct Explained {
+    std::string service;
+    IpAddress source;
+};
+
+Result<Explained> parse_explained(const httplib::Params& parameters) {
+    Explained asked;
+    for (const auto& [name, value] : parameters) {
+        if (name == "service") {
+            asked.service = value;
+        } else if (name == "source") {
+            const Result<IpAddress> source = IpAddress::parse(value);
+            if (!source) return Error{fmt::format("`source` is \"{}\"; it takes a client's IP address", value)};
+            asked.source = *source;
+        } else {
+            return Error{fmt::format("`{}` is not known here; there are service and source", name)};
+        }
+    }
+    if (parameters.count("service") != 1 || parameters.count("source") != 1)
+        return Error{"say `service` and `source`, each once: for which service, and from which client's address"};
+    return asked;
+}
+
+struct DrainChange {
+    const DrainPlace* place;
+    std::string name;
     bool draining = false;
 };
 
 // "/api/v1/endpoints/10.0.0.1:80/drain"
-std::optional<EndpointChange> parse_endpoint_change(std::string_view path) {
-    if (!path.starts_with(endpoint_prefix)) return std::nullopt;
-    path.remove_prefix(endpoint_prefix.size());
+std::optional<DrainChange> parse_drain(std::string_view path) {
+    const auto* place = std::find_if(drain_places.begin(), drain_places.end(),
+                                     [&](const DrainPlace& one) { return path.starts_with(one.prefix); });
+    if (place == drain_places.end()) return std::nullopt;
+    path.remove_prefix(place->prefix.size());
     const size_t slash = path.rfind('/');
     if (slash == std::string_view::npos || slash == 0) return std::nullopt;
     const std::string_view verb = path.substr(slash + 1);
     if (verb != "drain" && verb != "undrain") return std::nullopt;
-    return EndpointChange{std::string(path.substr(0, slash)), verb == "drain"};
+    return DrainChange{place, std::string(path.substr(0, slash)), verb == "drain"};
 }
 
 }  // namespace
@@ -128,12 +166,13 @@ struct Server::Implementation {
     void get_status(const Request& request, Response& response);
     void get_services(const Request& request, Response& response);
     void get_paths(const Request& request, Response& response);
+    void get_explanation(const Request& request, Response& response);
     void get_qos(const Request& request, Response& response);
     void get_flows(const Request& request, Response& response);
     void get_config(const Request& request, Response& response);
     void get_events(const Request& request, Response& response);
     void post_reload(const Request& request, Response& response);
-    void post_endpoint(const EndpointChange& change, Response& response);
+    void post_drain(const DrainChange& change, Response& response);
 
     bool allowed(const Request& request, Response& response);
 
@@ -154,11 +193,11 @@ void Server::Implementation::route(const Request& request, Response& response) {
         {"/status", &Implementation::get_status},        {"/api/v1/services", &Implementation::get_services},
         {"/api/v1/paths", &Implementation::get_paths},   {"/api/v1/flows", &Implementation::get_flows},
         {"/api/v1/config", &Implementation::get_config}, {"/api/v1/events", &Implementation::get_events},
-        {"/api/v1/qos", &Implementation::get_qos},
+        {"/api/v1/qos", &Implementation::get_qos},       {"/api/v1/paths/explain", &Implementation::get_explanation},
     };
     const auto page = std::find_if(std::begin(pages), std::end(pages),
                                    [&](const Page& candidate) { return candidate.path == request.path; });
-    const auto change = parse_endpoint_change(request.path);
+    const auto change = parse_drain(request.path);
     const bool changes = change || request.path == "/api/v1/reload";
     if (page == std::end(pages) && !changes)
         return refuse(response, 404, fmt::format("there is nothing at {}", request.path));
@@ -171,7 +210,7 @@ void Server::Implementation::route(const Request& request, Response& response) {
     if (!changes) return (this->*page->get)(request, response);
     if (!allowed(request, response)) return;
     if (change)
-        post_endpoint(*change, response);
+        post_drain(*change, response);
     else
         post_reload(request, response);
 }
@@ -225,7 +264,15 @@ void Server::Implementation::get_services(const Request&, Response& response) {
 
 void Server::Implementation::get_paths(const Request&, Response& response) {
     const SnapshotPointer snapshot = view.snapshot();
-    answer(response, 200, paths_json(view.status(), snapshot.get()));
+    answer(response, 200, paths_json(view, snapshot.get()));
+}
+
+void Server::Implementation::get_explanation(const Request& request, Response& response) {
+    const Result<Explained> asked = parse_explained(request.params);
+    if (!asked) return refuse(response, 400, asked.error());
+    const Result<Explanation> explanation = view.explain(asked->service, asked->source);
+    if (!explanation) return refuse(response, 404, explanation.error() + "; /api/v1/services lists them");
+    answer(response, 200, explanation_json(*explanation));
 }
 
 void Server::Implementation::get_qos(const Request&, Response& response) {
@@ -276,12 +323,13 @@ void Server::Implementation::post_reload(const Request&, Response& response) {
     answer(response, 200, {{"reloaded", true}, {"config_version", snapshot ? Json(snapshot->version) : Json()}});
 }
 
-void Server::Implementation::post_endpoint(const EndpointChange& change, Response& response) {
-    if (!view.drain_endpoint(change.address, change.draining))
-        return refuse(response, 404,
-                      fmt::format("no service has an endpoint {}; /api/v1/services lists them", change.address));
-    log.info(change.draining ? "endpoint drains" : "endpoint takes connections again", {{"endpoint", change.address}});
-    answer(response, 200, {{"address", change.address}, {"draining", change.draining}});
+void Server::Implementation::post_drain(const DrainChange& change, Response& response) {
+    const auto& [prefix, what, word, listed_at] = *change.place;
+    if (!view.drain(what, change.name, change.draining))
+        return refuse(response, 404, fmt::format("there is no {} {}; {} lists them", word, change.name, listed_at));
+    log.info(change.draining ? "drains" : "takes connections again", {{"what", word}, {"name", change.name}});
+    const std::string_view key = what == Drainable::endpoint ? "address" : word;
+    answer(response, 200, {{key, change.name}, {"draining", change.draining}});
 }
 
 Server::Server(View& view, telemetry::Log& log) : implementation_(std::make_unique<Implementation>(view, log)) {}

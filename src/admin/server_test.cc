@@ -12,7 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "admin/fake_view.h"
+#include "admin/server_case.h"
 
 namespace marchproxy::admin {
 namespace {
@@ -22,8 +22,6 @@ using namespace std::string_literals;
 using nlohmann::json;
 using testing::HasSubstr;
 using testing::Not;
-
-const IpAddress loopback = IpAddress::v4(0x7f000001);
 
 // A TCP connection that says exactly what a test wants.
 class RawClient {
@@ -58,43 +56,6 @@ class RawClient {
   private:
     int socket_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     bool connected_ = false;
-};
-
-struct ServerTest : testing::Test {
-    FakeView view;
-    std::vector<std::string> lines;
-    telemetry::Log log{LogLevel::info, LogFormat::json, [this](std::string_view line) { lines.emplace_back(line); }};
-    Server server{view, log};
-
-    void SetUp() override {
-        const Result<void> started = server.start(loopback, 0);
-        ASSERT_TRUE(started.ok()) << started.error();
-    }
-
-    httplib::Client client() const {
-        httplib::Client result("127.0.0.1", server.port());
-        result.set_read_timeout(10);
-        return result;
-    }
-    httplib::Result get(const std::string& path, const httplib::Headers& headers = {}) const {
-        return client().Get(path, headers);
-    }
-    json get_json(const std::string& path) const {
-        const auto result = get(path);
-        EXPECT_TRUE(result) << path;
-        if (!result) return {};
-        EXPECT_EQ(result->status, 200) << path << ": " << result->body;
-        EXPECT_EQ(result->get_header_value("Content-Type"), "application/json") << path;
-        return json::parse(result->body);
-    }
-    httplib::Result post(const std::string& path, const httplib::Headers& headers = {}) const {
-        return client().Post(path, headers, "", "application/json");
-    }
-    void set_token(const std::string& token) {
-        Snapshot next = *view.snapshot();
-        next.settings.admin.token = token;
-        view.publish(next);
-    }
 };
 
 // --- what it tells --------------------------------------------------------------------------------------------------
@@ -175,26 +136,6 @@ TEST_F(ServerTest, ShowsARemovedServiceOnlyWhileItHasConnections) {
     view.plane.services[0].active_connections = 0;
     EXPECT_EQ(get_json("/api/v1/services").size(), 0u);
     EXPECT_EQ(get_json("/api/v1/qos"), json::array());
-}
-
-TEST_F(ServerTest, ListsPathsAndSaysNullWhereNothingIsMeasured) {
-    view.add_service("web");
-    Snapshot next = *view.snapshot();
-    next.paths[0].cost_per_gb = 0.09;
-    next.paths.push_back({.name = "unused"});
-    view.publish(next);
-    const json paths = get_json("/api/v1/paths");
-    ASSERT_EQ(paths.size(), 2u);
-    EXPECT_EQ(paths[0]["provider"], "aws");
-    EXPECT_EQ(paths[0]["region"], "us-east-1");
-    EXPECT_EQ(paths[0]["up"], true);
-    EXPECT_EQ(paths[0]["draining"], false);
-    EXPECT_EQ(paths[0]["cost_per_gb"], 0.09);
-    for (const char* unmeasured : {"rtt_seconds", "jitter_seconds", "loss_ratio", "score", "last_change"}) {
-        ASSERT_TRUE(paths[0].contains(unmeasured));
-        EXPECT_TRUE(paths[0][unmeasured].is_null());
-    }
-    EXPECT_TRUE(paths[1]["up"].is_null());
 }
 
 TEST_F(ServerTest, TellsItsStatus) {
@@ -357,9 +298,9 @@ TEST_F(ServerTest, ReloadsAndSaysWhyItCannot) {
 
 TEST_F(ServerTest, DrainsAnEndpointAndTakesItBack) {
     EXPECT_EQ(post("/api/v1/endpoints/10.1.0.10:80/drain")->status, 200);
-    EXPECT_EQ(view.last_drained, "10.1.0.10:80 drains");
+    EXPECT_EQ(view.last_drained, "endpoint 10.1.0.10:80 drains");
     EXPECT_EQ(post("/api/v1/endpoints/%5B2001:db8::1%5D:80/undrain")->status, 200);
-    EXPECT_EQ(view.last_drained, "[2001:db8::1]:80 is back");
+    EXPECT_EQ(view.last_drained, "endpoint [2001:db8::1]:80 is back");
     const auto unknown = post("/api/v1/endpoints/10.9.9.9:80/drain");
     EXPECT_EQ(unknown->status, 404);
     EXPECT_THAT(unknown->body, HasSubstr("10.9.9.9:80"));

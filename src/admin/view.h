@@ -45,6 +45,40 @@ struct Status {
     packet::Status packet;           // its services and notes are those above
 };
 
+// What is known of a path, besides what planes count: of all endpoints behind it together.
+struct PathReading {
+    std::string path;
+    bool draining = false;
+    std::optional<Duration> round_trip, least;  // of the nearest of them
+    std::optional<Duration> jitter;
+    std::optional<double> loss_ratio;         // of probes
+    std::optional<double> score;              // the best that one of them has in some service
+    std::optional<WallTime> changed;          // when one fell or rose
+    double received_rate = 0, sent_rate = 0;  // bits a second
+};
+
+// Why a new connection of a service would go where it would go.
+struct CandidateReading {
+    std::string path, endpoint, address;
+    bool up = true;
+    std::optional<Duration> round_trip;
+    double loss_ratio = 0;
+    std::optional<double> cost_per_gb, distance;
+    std::optional<double> score;
+    double share = 0;  // of new connections
+    bool preferred = false;
+    std::string reason;
+};
+struct Explanation {
+    std::string service;
+    Policy policy{};
+    bool steered = false;  // by probes and scores
+    std::optional<size_t> chosen{};
+    std::vector<CandidateReading> candidates{};
+};
+
+enum class Drainable : uint8_t { endpoint, path, provider, region };
+
 class View {
   public:
     virtual ~View() = default;
@@ -57,7 +91,10 @@ class View {
 
     // Reads the configuration again, as SIGHUP does, and returns when it runs or was refused.
     virtual Result<void> reload() = 0;
-    virtual bool drain_endpoint(const std::string& address, bool draining) = 0;  // false: no service has it
+    // False: there is no such.
+    virtual bool drain(Drainable what, const std::string& name, bool draining) = 0;
+    virtual std::vector<PathReading> path_readings() const = 0;
+    virtual Result<Explanation> explain(const std::string& service, const IpAddress& client) const = 0;
 };
 
 }  // namespace marchproxy::admin

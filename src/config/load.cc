@@ -9,12 +9,22 @@
 namespace marchproxy::config {
 namespace {
 
+// Services that name no policy have that of `multicloud`, where paths are measured.
+void inherit_policy(Snapshot& snapshot, const Node& root) {
+    const MulticloudSettings& multicloud = snapshot.settings.multicloud;
+    const Node* services = root.find("services");
+    if (!multicloud.enabled || !services) return;
+    for (size_t i = 0; i < snapshot.services.size(); ++i)
+        if (!services->children[i].find("routing.policy")) snapshot.services[i].routing.policy = multicloud.policy;
+}
+
 Loaded finish(Node root, const Sources& sources, Problems& problems) {
     const Tables& tables = Tables::constant();
     root.kind = Node::Kind::map;  // no file, or none that could be read: the rest can still be checked
     overlay(root, sources, tables, problems);
     Loaded loaded;
     bind_object(root, "", loaded.snapshot, {tables, problems});
+    inherit_policy(loaded.snapshot, root);
     validate(loaded.snapshot, root, problems);
     loaded.problems = problems.take();
     return loaded;

@@ -222,8 +222,25 @@ INSTANTIATE_TEST_SUITE_P(
             "1.2.3.5:81 }] }",
             "f:2:94: services[0].endpoints[0].address: with forwarding: dsr the endpoint answers in the service's "
             "place, at its port; write 1.2.3.5:80"},
-        Row{service("routing: { weights: { latency: 0, cost: 0, bandwidth: 0 } }"),
-            "f:2:23: services[0].routing.weights: at least one"},
+        Row{service("routing: { policy: weighted, weights: { latency: 0, cost: 0, bandwidth: 0 } }"),
+            "f:2:41: services[0].routing.weights: at least one"},
+        Row{service("routing: { weights: { latency: 1 } }"),
+            "f:2:23: services[0].routing.weights: are of policy: weighted; this service's is weighted_round_robin"},
+        Row{service("routing: { policy: latency }"),
+            "f:2:22: services[0].routing.policy: latency looks at paths; set multicloud.enabled: true"},
+        Row{"multicloud: { enabled: true }\n" + service("routing: { policy: geo }"),
+            "f:3:22: services[0].routing.policy: geo needs multicloud.locality"},
+        Row{"multicloud: { enabled: true, policy: geo }", "f:1:38: multicloud.policy: geo needs multicloud.locality"},
+        Row{"multicloud: { probe: { expect_body: ok } }",
+            "f:1:37: multicloud.probe.expect_body: is of kind: http; the kind is tcp"},
+        Row{"multicloud: { probe: { kind: icmp, port: 7 } }", "f:1:42: multicloud.probe.port: icmp knows no ports"},
+        Row{"paths:\n- { name: a, destinations: [10.0.0.0/8] }\n- { name: b, destinations: [10.0.0.0/8] }",
+            "f:3:28: paths[1].destinations: 10.0.0.0/8 is one of path a already"},
+        Row{"paths:\n- { name: a, destinations: [10.0.0.0/8, 10.0.0.0/8] }",
+            "f:2:28: paths[0].destinations: 10.0.0.0/8 is there twice"},
+        Row{"paths:\n- { name: a, cost_per_gb: -1 }", "f:2:27: paths[0].cost_per_gb: "},
+        Row{"paths:\n- { name: a, cost_per_gb: .nan }", "f:2:27: paths[0].cost_per_gb: "},
+        Row{"paths:\n- { name: a, source: 0.0.0.0 }", "f:2:22: paths[0].source: is no address to speak from"},
         Row{service("qos: { rate: 1Gbps, guarantee: 2Gbps }"),
             "f:2:34: services[0].qos.guarantee: 2Gbps is more than the rate, 1Gbps"},
         Row{"qos: { link_rate: 1Gbps }\n" + service("qos: { guarantee: { down: 2Gbps } }"),
@@ -261,13 +278,27 @@ INSTANTIATE_TEST_SUITE_P(
             "f:2:10: services[0].tls.mode: TLS (tls) is not in this version (" MARCHPROXY_VERSION
             "); remove the key or set it to "
             "none\n"},
-        Row{service("routing: { policy: geo }"), "f:2:14: services[0].routing.policy: geo needs "},
+        Row{"paths:\n- { name: a, gateway: 10.0.0.1 }", "f:2:14: paths[0].gateway: leaving by a path's gateway"},
         Row{service("routing: { retry: unanswered }"), "f:2:14: services[0].routing.retry: unanswered needs "},
         Row{"numa: { enabled: yes }", "f:1:9: numa.enabled: NUMA placement (numa) is not"},
         Row{"telemetry: { flows: { ipfix: \"a:1\" } }", "f:1:23: telemetry.flows.ipfix: IPFIX export (ipfix) is not"},
         Row{"telemetry: { custom_metrics: [{}] }",
             "f:1:14: telemetry.custom_metrics: metrics of one's own (custom_metrics) is not"},
         Row{"manager: { url: \"http://a\" }", "f:1:12: manager.url: the manager (manager) is not"}));
+
+TEST(Load, ServicesThatNameNoPolicyHaveThatOfMulticloud) {
+    const auto policy_of = [](const std::string& multicloud, const std::string& routing) {
+        const Loaded loaded = load_text(multicloud + service(routing), "f");
+        EXPECT_EQ("", listed(loaded));
+        return loaded.snapshot.services.at(0).routing.policy;
+    };
+    EXPECT_EQ(Policy::weighted_round_robin, policy_of("", ""));
+    EXPECT_EQ(Policy::weighted_round_robin, policy_of("multicloud: { policy: cost }\n", ""));
+    EXPECT_EQ(Policy::latency, policy_of("multicloud: { enabled: true }\n", ""));
+    EXPECT_EQ(Policy::cost, policy_of("multicloud: { enabled: true, policy: cost }\n", "routing: { seed: 3 }"));
+    EXPECT_EQ(Policy::maglev,
+              policy_of("multicloud: { enabled: true, policy: cost }\n", "routing: { policy: maglev }"));
+}
 
 TEST(Load, WhatAsksForNothingIsAccepted) {
     const Loaded loaded = load_text(

@@ -57,10 +57,9 @@ TEST(Overlay, ProblemsNameTheVariableOrFlag) {
     EXPECT_EQ("environment ADMIN_PORT: \"x\" is not a whole number of 0 or more\n", problems({{"ADMIN_PORT", "x"}}));
     EXPECT_EQ("flag --admin-port: \"70000\" is out of range; allowed: 1..65535\n",
               problems({}, {{"admin.port", "70000"}}));
-    EXPECT_THAT(
-        problems({{"ENABLE_MULTICLOUD", "true"}}),
-        StartsWith("environment ENABLE_MULTICLOUD: routing by measured paths (multicloud) is not in this version"));
-    EXPECT_THAT(problems({}, {{"multicloud.enabled", "true"}}), HasSubstr("remove the flag or set it to false"));
+    EXPECT_THAT(problems({{"ENABLE_OTEL", "true"}}),
+                StartsWith("environment ENABLE_OTEL: exporting spans (tracing) is not in this version"));
+    EXPECT_THAT(problems({}, {{"telemetry.tracing.enabled", "true"}}), HasSubstr("remove the flag or set it to false"));
     EXPECT_THAT(problems({}, {{"no.such", "1"}}), StartsWith("flag for no.such: there is no such key"));
 }
 

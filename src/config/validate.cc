@@ -50,18 +50,46 @@ class UniqueNames {
     std::unordered_map<std::string_view, const Node*> seen_;
 };
 
+struct PrefixHash {
+    size_t operator()(const Prefix& prefix) const {
+        const std::string_view bytes(reinterpret_cast<const char*>(prefix.ip.bytes.data()), prefix.ip.bytes.size());
+        return std::hash<std::string_view>()(bytes) * 131 + prefix.length;
+    }
+};
+
 void check_location(const Node& owner, const std::string& path, std::string_view key, Problems& problems) {
     const Node* node = owner.find(key);
     if (!node || node->kind != Node::Kind::map || (node->child("lat") && node->child("lon"))) return;
     problems.at_value(*node, path, "needs both lat and lon");
 }
 
+// A prefix in two paths leads nowhere in particular; of overlapping ones the longest wins.
+void check_destinations(const Snapshot& snapshot, const Node& root, Problems& problems) {
+    std::unordered_map<Prefix, size_t, PrefixHash> owners;
+    for (size_t i = 0; i < snapshot.paths.size(); ++i) {
+        const Node* destinations = sound(element(root, "paths", i), "destinations");
+        for (const Prefix& prefix : snapshot.paths[i].destinations) {
+            const auto [owner, fresh] = owners.emplace(prefix, i);
+            if (!fresh && destinations)
+                problems.at_value(*destinations, fmt::format("paths[{}].destinations", i),
+                                  owner->second == i ? fmt::format("{} is there twice", to_string(prefix))
+                                                     : fmt::format("{} is one of path {} already", to_string(prefix),
+                                                                   snapshot.paths[owner->second].name));
+        }
+    }
+}
+
 void check_paths(const Snapshot& snapshot, const Node& root, Problems& problems) {
     UniqueNames names("paths", problems);
+    check_destinations(snapshot, root, problems);
     for (size_t i = 0; i < snapshot.paths.size(); ++i) {
         const Node& node = element(root, "paths", i);
         names.add(node, i, snapshot.paths[i].name);
         check_location(node, fmt::format("paths[{}].location", i), "location", problems);
+        const Node* source = sound(node, "source");
+        if (source && snapshot.paths[i].source && snapshot.paths[i].source->is_unspecified())
+            problems.at_value(*source, fmt::format("paths[{}].source", i),
+                              "is no address to speak from; leave it out for what the routes prefer");
     }
 }
 
@@ -93,6 +121,7 @@ class Services {
             if (service.protocol == Protocol::udp) check_udp(node, path, service);
             check_qos(service, node, path);
             check_packet(service, node, path);
+            check_routing(service, node, path);
             check_packet_limit(service, service.limits.packets.has_value(), "limits.packets", node, path);
             check_packet_limit(service, service.limits.packets_per_source.has_value(), "limits.packets_per_source",
                                node, path);
@@ -228,10 +257,26 @@ class Services {
         if (plane && service.plane == PlaneChoice::packet && snapshot_.settings.packet.interfaces.empty())
             problems_.at_value(*plane, path + ".plane",
                                "packet needs packet.interfaces: the interfaces that clients and endpoints come in by");
-        const RoutingWeights& weights = service.routing.weights;
+    }
+
+    void check_routing(const Service& service, const Node& node, const std::string& path) {
+        const auto& [policy, weights, retry, seed] = service.routing;
+        const MulticloudSettings& multicloud = snapshot_.settings.multicloud;
         const Node* given = node.find("routing.weights");
         if (given && weights.latency + weights.cost + weights.bandwidth <= 0)
             problems_.at_value(*given, path + ".routing.weights", "at least one must be more than 0");
+        if (given && policy != Policy::weighted)
+            problems_.at_value(*given, path + ".routing.weights",
+                               fmt::format("are of policy: weighted; this service's is {}", name_of(policy)));
+        const Node* named = sound(node, "routing.policy");
+        const bool measured = policy == Policy::latency || policy == Policy::cost || policy == Policy::bandwidth ||
+                              policy == Policy::geo || policy == Policy::weighted;
+        if (named && measured && !multicloud.enabled)
+            problems_.at_value(*named, path + ".routing.policy",
+                               fmt::format("{} looks at paths; set multicloud.enabled: true", name_of(policy)));
+        if (named && policy == Policy::geo && multicloud.enabled && !multicloud.locality)
+            problems_.at_value(*named, path + ".routing.policy",
+                               "geo needs multicloud.locality: where this proxy stands");
     }
 
     // What comes out of the tunnel is for the service's own address and port.
@@ -312,6 +357,18 @@ void check_settings(const Settings& settings, const Node& root, Problems& proble
                           fmt::format("{} must be shorter than the interval, {}", marchproxy::to_string(probe.timeout),
                                       marchproxy::to_string(probe.interval)));
     check_location(root, "multicloud.locality", "multicloud.locality", problems);
+    if (probe.kind != ProbeKind::http)
+        for (const char* key :
+             {"multicloud.probe.path", "multicloud.probe.expect_status", "multicloud.probe.expect_body"})
+            if (const Node* node = sound(root, key))
+                problems.at_value(*node, key, fmt::format("is of kind: http; the kind is {}", name_of(probe.kind)));
+    if (probe.kind == ProbeKind::icmp)
+        if (const Node* node = sound(root, "multicloud.probe.port"))
+            problems.at_value(*node, "multicloud.probe.port", "icmp knows no ports");
+    const Node* policy = sound(root, "multicloud.policy");
+    if (policy && settings.multicloud.enabled && settings.multicloud.policy == Policy::geo &&
+        !settings.multicloud.locality)
+        problems.at_value(*policy, "multicloud.policy", "geo needs multicloud.locality: where this proxy stands");
 
     const Node* url = sound(root, "manager.url");
     if (url && !settings.manager.url.empty() && settings.manager.cluster_api_key.empty())

@@ -18,6 +18,7 @@
 #include "control/limits.h"
 #include "control/mailbox.h"
 #include "control/notify.h"
+#include "control/pilot.h"
 #include "control/publisher.h"
 #include "control/signals.h"
 #include "packet/plane.h"
@@ -98,10 +99,12 @@ class Daemon::Implementation final : public admin::View {
     }
     const flow::Store& flows() const override { return *store_; }
     Result<void> reload() override { return mailbox_.reload(); }
-    bool drain_endpoint(const std::string& address, bool draining) override {
-        log_->info("endpoint drain changed by the admin API", {{"endpoint", address}, {"draining", draining}});
-        const bool by_stream = stream_->drain_endpoint(address, draining);
-        return packet_->drain_endpoint(address, draining) || by_stream;
+    bool drain(admin::Drainable what, const std::string& name, bool draining) override {
+        return pilot_->drain(what, name, draining);
+    }
+    std::vector<admin::PathReading> path_readings() const override { return pilot_->paths(); }
+    Result<admin::Explanation> explain(const std::string& service, const IpAddress& client) const override {
+        return pilot_->explain(service, client);
     }
 
   private:
@@ -116,6 +119,8 @@ class Daemon::Implementation final : public admin::View {
                              .notes = std::move(stream.notes),
                              .packet = {}};
         status.notes.insert(status.notes.end(), packet.notes.begin(), packet.notes.end());
+        const std::vector<std::string> of_probes = pilot_->notes();
+        status.notes.insert(status.notes.end(), of_probes.begin(), of_probes.end());
         status.packet = std::move(packet);
         return status;
     }
@@ -152,10 +157,12 @@ class Daemon::Implementation final : public admin::View {
         share_out(inherited_.sockets, workers_of(snapshot));
         const unsigned workers = workers_of(snapshot);
         shapers_ = std::make_unique<qos::Shapers>(workers + 1);
-        stream_ = std::make_unique<stream::Plane>(workers, *log_, *store_, *shapers_, std::move(inherited_.sockets));
-        packet_ = std::make_unique<packet::Plane>(*log_, *store_, *shapers_, workers);
-        publisher_ =
-            std::make_unique<Publisher>(*shapers_, *stream_, *packet_, *log_, board_, [this] { mailbox_.wake(); });
+        stream_ = std::make_unique<stream::Plane>(workers, *log_, *store_, *shapers_, endpoint_states_,
+                                                  std::move(inherited_.sockets));
+        packet_ = std::make_unique<packet::Plane>(*log_, *store_, *shapers_, endpoint_states_, workers);
+        pilot_ = std::make_unique<Pilot>(*stream_, *packet_, endpoint_states_, *log_, [this] { mailbox_.wake(); });
+        publisher_ = std::make_unique<Publisher>(*shapers_, *stream_, *packet_, *pilot_, *log_, board_,
+                                                 [this] { mailbox_.wake(); });
     }
 
     Result<void> start_admin() {
@@ -230,6 +237,7 @@ class Daemon::Implementation final : public admin::View {
             request.set_value(read_configuration_again());
         if (!draining()) follow_settings();
         if (packet_->turn() && !draining()) publisher_->share_out_again();
+        pilot_->turn(Clock::now());
         follow_successor();
         follow_drain();
         measure();
@@ -242,7 +250,7 @@ class Daemon::Implementation final : public admin::View {
                                            {successor_ ? successor_->ready_descriptor() : -1, POLLIN, 0}};
         for (const int descriptor : packet_->descriptors())
             descriptors.push_back({descriptor, POLLIN, 0});
-        TimePoint next = std::min({admin_retry_at_, beat_at_, packet_->due()});
+        TimePoint next = std::min({admin_retry_at_, beat_at_, packet_->due(), pilot_->due()});
         const SnapshotPointer running = board_.snapshot();
         if (running && running->settings.qos.enabled) next = std::min(next, measure_at_);
         if (successor_) next = std::min(next, successor_deadline_);
@@ -392,6 +400,8 @@ class Daemon::Implementation final : public admin::View {
         if (left > 0) stream_->end_all(Verdict::drained);
         mailbox_.close("the proxy has ended");
         admin_.reset();
+        publisher_.reset();
+        pilot_.reset();
         stream_.reset();
         packet_.reset();
     }
@@ -481,8 +491,10 @@ class Daemon::Implementation final : public admin::View {
     std::unique_ptr<telemetry::Log> log_;
     std::unique_ptr<flow::Store> store_;
     std::unique_ptr<qos::Shapers> shapers_;
+    routing::EndpointStates endpoint_states_;
     std::unique_ptr<stream::Plane> stream_;
     std::unique_ptr<packet::Plane> packet_;
+    std::unique_ptr<Pilot> pilot_;
     std::unique_ptr<Publisher> publisher_;
 
     std::unique_ptr<admin::Server> admin_;

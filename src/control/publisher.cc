@@ -17,11 +17,12 @@ std::set<HostPort> names_of(const Snapshot& snapshot) {
 
 }  // namespace
 
-Publisher::Publisher(qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet, telemetry::Log& log,
-                     Board& board, std::function<void()> names_moved, ResolverOptions resolver)
+Publisher::Publisher(qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet, Pilot& pilot,
+                     telemetry::Log& log, Board& board, std::function<void()> names_moved, ResolverOptions resolver)
     : shapers_(shapers),
       stream_(stream),
       packet_(packet),
+      pilot_(pilot),
       log_(log),
       board_(board),
       resolver_(log, std::move(names_moved), std::move(resolver)) {}
@@ -39,6 +40,7 @@ Result<void> Publisher::publish(Snapshot next) {
     }
     if (needs_demo) (started ? started : demo_)->add_to(next);
 
+    next.path_table = PathTable(next.paths);
     const auto names = names_of(next);
     auto resolution = resolver_.require(names, patience);
     const auto snapshot = std::make_shared<const Snapshot>(std::move(next));
@@ -58,12 +60,14 @@ Result<void> Publisher::publish(Snapshot next) {
 // The stream plane may refuse, so that it comes before the packet plane takes over. A service that moves from one to
 // the other ends its connections.
 Result<void> Publisher::share_out(const SnapshotPointer& snapshot, const Resolution& resolution) {
-    if (auto prepared = packet_.prepare(snapshot, resolution); !prepared.ok()) return prepared;
+    const routing::SharesByService& shares = pilot_.prepare(snapshot, resolution);
+    if (auto prepared = packet_.prepare(snapshot, resolution, shares); !prepared.ok()) return prepared;
     auto streams = std::make_shared<Snapshot>(*snapshot);
     std::erase_if(streams->services, [&](const Service& service) { return packet_.carries(service.name); });
-    if (auto applied = stream_.apply(std::move(streams), resolution); !applied.ok()) return applied;
+    if (auto applied = stream_.apply(std::move(streams), resolution, shares); !applied.ok()) return applied;
     shapers_.configure(snapshot->settings.qos);
     packet_.apply();
+    pilot_.take_over();
     return {};
 }
 

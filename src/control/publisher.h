@@ -8,6 +8,7 @@
 
 #include "control/board.h"
 #include "control/demo.h"
+#include "control/pilot.h"
 #include "control/resolver.h"
 #include "packet/plane.h"
 #include "stream/plane.h"
@@ -20,8 +21,8 @@ class Publisher {
     static constexpr Duration patience = std::chrono::seconds(2);
 
     // `names_moved` runs on another thread and must only see to it that follow_names() is called.
-    Publisher(qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet, telemetry::Log& log, Board& board,
-              std::function<void()> names_moved, ResolverOptions resolver = {});
+    Publisher(qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet, Pilot& pilot, telemetry::Log& log,
+              Board& board, std::function<void()> names_moved, ResolverOptions resolver = {});
 
     // All or nothing: after an error what ran before goes on.
     Result<void> publish(Snapshot next);
@@ -37,6 +38,7 @@ class Publisher {
     qos::Shapers& shapers_;
     stream::Plane& stream_;
     packet::Plane& packet_;
+    Pilot& pilot_;
     telemetry::Log& log_;
     Board& board_;
     Resolver resolver_;

@@ -65,7 +65,8 @@ class PublisherTest : public testing::Test {
         std::filesystem::remove(hosts_file);
     }
     void start() {
-        publisher = std::make_unique<Publisher>(shapers, plane, packet, log, board, [this] { moved = true; }, resolver);
+        publisher = std::make_unique<Publisher>(
+            shapers, plane, packet, pilot, log, board, [this] { moved = true; }, resolver);
     }
 
     static Snapshot with(const std::string& name, uint16_t port, const HostPort& endpoint) {
@@ -85,8 +86,10 @@ class PublisherTest : public testing::Test {
     telemetry::Log log{LogLevel::error, LogFormat::text, [](std::string_view) {}};
     flow::Store store{flow::StoreOptions{}};
     qos::Shapers shapers{2};
-    stream::Plane plane{1, log, store, shapers};
-    packet::Plane packet{log, store, shapers, 1};
+    routing::EndpointStates endpoint_states;
+    stream::Plane plane{1, log, store, shapers, endpoint_states};
+    packet::Plane packet{log, store, shapers, endpoint_states, 1};
+    Pilot pilot{plane, packet, endpoint_states, log, [] {}};
     Board board;
     std::unique_ptr<Publisher> publisher;
 };

@@ -17,10 +17,12 @@ std::vector<SocketAddress> addresses_of(const Endpoint& endpoint, const Resoluti
 struct ResolvedEndpoint {
     const Endpoint* endpoint;  // of the service
     SocketAddress address;
+    std::string path;  // the endpoint's, or else the one whose destinations hold the address; empty: none
 };
 
-// The service's endpoints by address, in the order of the configuration, each address once: two names may lead to one,
-// which is one endpoint, the first's.
-std::vector<ResolvedEndpoint> resolved_endpoints(const Service& service, const Resolution& resolution);
+// The snapshot's service's endpoints by address, in the order of the configuration, each address once a path: two names
+// may lead to one, which is one endpoint, the first's.
+std::vector<ResolvedEndpoint> resolved_endpoints(const Service& service, const Resolution& resolution,
+                                                 const PathTable& paths);
 
 }  // namespace marchproxy

@@ -35,7 +35,7 @@ TEST(Resolution, AnAddressIsOneEndpointTheFirstThatLeadsThere) {
     for (const char* address : {"db2.example:5432", "db.example:5432", "10.0.0.3:80", "10.0.0.2:5432"})
         service.endpoints.push_back(endpoint_at(address));
     std::vector<std::pair<const Endpoint*, std::string>> found;
-    for (const auto& [endpoint, address] : resolved_endpoints(service, resolution))
+    for (const auto& [endpoint, address, path] : resolved_endpoints(service, resolution, {}))
         found.emplace_back(endpoint, to_string(address));
     EXPECT_THAT(found, testing::ElementsAre(testing::Pair(&service.endpoints[0], "10.0.0.1:5432"),
                                             testing::Pair(&service.endpoints[1], "10.0.0.2:5432"),

@@ -11,6 +11,7 @@
 
 #include "model/address.h"
 #include "model/names.h"
+#include "model/path_table.h"
 #include "model/units.h"
 
 namespace marchproxy {
@@ -183,6 +184,9 @@ struct MulticloudSettings {
     ProbeSettings probe;
     Policy policy = Policy::latency;
     Share hysteresis{0.10};
+    Duration slow_start = std::chrono::seconds(10);  // 0: none
+    Share max_ejected{0.50};                         // of a service's endpoints
+    Share panic{0.10};                               // fewer up: health is not looked at
     std::optional<Location> locality;
     bool operator==(const MulticloudSettings&) const = default;
 };
@@ -246,6 +250,7 @@ struct Snapshot {
     Settings settings;
     std::vector<Path> paths;
     std::vector<Service> services;
+    PathTable path_table;  // of `paths`; made when the snapshot is published
 
     const Path* find_path(std::string_view name) const;
     const Service* find_service(std::string_view name) const;

@@ -176,6 +176,14 @@ void Counts::fill(const std::string& name, telemetry::ServiceStatus& status) con
                                 .connect_latency = {}});
 }
 
+std::vector<telemetry::PathTraffic> Counts::traffic() const {
+    std::vector<telemetry::PathTraffic> traffic;
+    for (const auto& [name, sums] : services_)
+        for (const auto& [path, counts] : sums->paths)
+            traffic.push_back({name, path, counts.received_bytes, counts.sent_bytes});
+    return traffic;
+}
+
 std::vector<std::string> Counts::names() const {
     std::vector<std::string> names;
     for (const auto& [name, sums] : services_)

@@ -53,6 +53,7 @@ class Counts {
 
     // All but what the configuration says.
     void fill(const std::string& service, telemetry::ServiceStatus& status) const;
+    std::vector<telemetry::PathTraffic> traffic() const;
     std::vector<std::string> names() const;
     // Dropped before it was known whose they are.
     const std::array<uint64_t, verdict_count>& dropped_of_none() const { return dropped_of_none_; }

@@ -63,7 +63,7 @@ struct World {
         const Assignments planes = assign(snapshot, around);
         for (size_t i = 0; i < snapshot.services.size(); ++i) {
             if (!planes.services[i].packet) continue;
-            std::vector<Target> targets = targets_of(snapshot.services[i], around.resolution);
+            std::vector<Target> targets = targets_of(snapshot.services[i], around.resolution, {});
             for (Target& target : targets) {
                 target.up = !among(down, target.address);
                 target.draining = among(draining, target.address);

@@ -115,8 +115,9 @@ void Plane::Implementation::name_origins() {
                             .priority = priority_of(service, snapshot.settings.qos),
                             .policy = service.routing.policy};
         origins_.set(index, 0, origin);
-        for (const auto& [endpoint, address] : resolved_endpoints(service, current_->resolution)) {
-            origin.path = endpoint->path;
+        for (const auto& [endpoint, address, path] :
+             resolved_endpoints(service, current_->resolution, snapshot.path_table)) {
+            origin.path = path;
             origin.endpoint = to_string(endpoint->address);
             const uint32_t number = number_of(indexes_.endpoints, EndpointKey{address, service.protocol});
             if (number != 0) origins_.set(index, number, origin);
@@ -201,7 +202,7 @@ void Plane::Implementation::resume() {
     if (!std::exchange(paused, false) || !programs_ || !current_) return;
     unload();
     const Subject before = *current_;
-    const auto again = prepare(before.snapshot, before.resolution);
+    const auto again = prepare(before.snapshot, before.resolution, routing::SharesByService(shares_));
     if (again.ok()) return apply();
     failure_ = again.error();
     log_.error("packet plane not taken back", {{"error", again.error()}});
@@ -348,31 +349,25 @@ void Plane::Implementation::release_numbers() {
     settle();
 }
 
-bool Plane::Implementation::drain_endpoint(const std::string& address, bool draining) {
-    if (!programs_ || !current_) return false;
-    std::set<std::string> resolved;
-    for (size_t i = 0; i < current_->snapshot->services.size(); ++i) {
-        if (!current_->carries(i)) continue;
-        for (const auto& [endpoint, at] : resolved_endpoints(current_->snapshot->services[i], current_->resolution))
-            if (to_string(endpoint->address) == address || to_string(at) == address) resolved.insert(to_string(at));
-    }
-    for (const std::string& text : resolved)
-        draining ? (void)drained_.insert(text) : (void)drained_.erase(text);
-    if (resolved.empty()) return false;
+void Plane::Implementation::steer(const routing::SharesByService& shares) {
+    for (const auto& [service, of] : shares)
+        shares_[service] = of;
+    if (!works()) return;
     ++written_;
     settle();
-    return true;
 }
 
 // --- the interface -------------------------------------------------------------------------------------------------
 
-Plane::Plane(telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers, unsigned desk)
-    : implementation_(std::make_unique<Implementation>(log, flows, shapers, desk)) {}
+Plane::Plane(telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers, routing::EndpointStates& endpoint_states,
+             unsigned desk)
+    : implementation_(std::make_unique<Implementation>(log, flows, shapers, endpoint_states, desk)) {}
 Plane::~Plane() = default;
 
-Result<void> Plane::prepare(SnapshotPointer snapshot, const Resolution& resolution) {
+Result<void> Plane::prepare(SnapshotPointer snapshot, const Resolution& resolution,
+                            const routing::SharesByService& shares) {
     std::lock_guard lock(implementation_->mutex);
-    return implementation_->prepare(std::move(snapshot), resolution);
+    return implementation_->prepare(std::move(snapshot), resolution, shares);
 }
 
 bool Plane::carries(const std::string& service) const {
@@ -410,9 +405,14 @@ void Plane::pause(bool paused) {
         implementation_->resume();
 }
 
-bool Plane::drain_endpoint(const std::string& address, bool draining) {
+void Plane::steer(const routing::SharesByService& shares) {
     std::lock_guard lock(implementation_->mutex);
-    return implementation_->drain_endpoint(address, draining);
+    implementation_->steer(shares);
+}
+
+std::vector<telemetry::PathTraffic> Plane::traffic() const {
+    std::lock_guard lock(implementation_->mutex);
+    return implementation_->traffic();
 }
 
 Status Plane::status() const {

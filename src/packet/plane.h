@@ -14,6 +14,8 @@
 #include "packet/status.h"
 #include "packet/targets.h"
 #include "qos/shaper.h"
+#include "routing/endpoint_states.h"
+#include "routing/steering.h"
 #include "telemetry/log.h"
 
 namespace marchproxy::packet {
@@ -21,7 +23,8 @@ namespace marchproxy::packet {
 class Plane {
   public:
     // `desk`: the packet plane's in `shapers`.
-    Plane(telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers, unsigned desk);
+    Plane(telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers, routing::EndpointStates& endpoint_states,
+          unsigned desk);
     ~Plane();  // leaves what is pinned
     Plane(const Plane&) = delete;
     Plane& operator=(const Plane&) = delete;
@@ -29,7 +32,9 @@ class Plane {
     // Everything of a snapshot that can fail or takes long, so that apply() does not: which services it can carry, the
     // programs loaded, the plan of the maps. Packets see nothing of it yet. Error: a service with `plane: packet`
     // cannot be carried, or something is used up; names it and what to do.
-    Result<void> prepare(SnapshotPointer snapshot, const Resolution& resolution);
+    // `shares`: of services that are steered, by resolved_endpoints().
+    Result<void> prepare(SnapshotPointer snapshot, const Resolution& resolution,
+                         const routing::SharesByService& shares = {});
     // Of what was prepared: whether the packet plane carries a service. The others are the stream plane's.
     bool carries(const std::string& service) const;
 
@@ -45,9 +50,12 @@ class Plane {
     // Another process goes on with the maps, or may: this one leaves them alone until it is told otherwise.
     void pause(bool paused);
 
-    // Takes an endpoint (as configured, or resolved) out of the choice, or back. False: no service here has it.
-    bool drain_endpoint(const std::string& address, bool draining);
+    // Shares of some services' endpoints, or only the states of endpoints, are others: who takes new flows is planned
+    // anew. Control thread.
+    void steer(const routing::SharesByService& shares);
 
+    // Since the process began, by service and path; as of the last second.
+    std::vector<telemetry::PathTraffic> traffic() const;
     Status status() const;
     // Why the service is in the plane it is in.
     std::string reason(const std::string& service) const;

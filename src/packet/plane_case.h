@@ -111,6 +111,7 @@ class PlaneCase : public testing::Namespace {
     telemetry::Log log_{LogLevel::info, LogFormat::text, [this](std::string_view line) { lines_.emplace_back(line); }};
     Finished flows_;
     qos::Shapers shapers_{1};
+    routing::EndpointStates endpoint_states_;
 };
 
 }  // namespace marchproxy::packet

@@ -55,12 +55,21 @@ const std::string& Plane::Implementation::why_unavailable() {
 void Plane::Implementation::find_sources(Subject& subject) const {
     for (const Service& service : subject.snapshot->services) {
         if (!may_want(service)) continue;
-        for (const Target& target : targets_of(service, subject.resolution)) {
+        for (const Target& target : targets_of(service, subject.resolution, subject.snapshot->path_table)) {
             const IpAddress& ip = target.address.ip;
             if (subject.sources.by_destination.contains(ip)) continue;
             const auto hop = find_next_hop(ip);
             if (hop.ok() && !hop->local && hop->source) subject.sources.by_destination.emplace(ip, *hop->source);
         }
+    }
+}
+
+void Plane::Implementation::find_states(Subject& subject) const {
+    for (const Service& service : subject.snapshot->services) {
+        if (!may_want(service)) continue;
+        for (const Target& target : targets_of(service, subject.resolution, subject.snapshot->path_table))
+            subject.states[{service.name, target.address}] =
+                endpoint_states_.of(service.name, target.address, target.path);
     }
 }
 
@@ -70,6 +79,7 @@ Surroundings Plane::Implementation::surroundings_of(const Subject& subject) {
                         .resolution = subject.resolution,
                         .sources = subject.sources,
                         .own = subject.own,
+                        .paths = &subject.snapshot->path_table,
                         .unavailable = refused_,
                         .no_queues = no_queues_};
     const auto& services = subject.snapshot->services;
@@ -79,7 +89,9 @@ Surroundings Plane::Implementation::surroundings_of(const Subject& subject) {
     return around;
 }
 
-Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Resolution& resolution) {
+Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Resolution& resolution,
+                                            const routing::SharesByService& shares) {
+    shares_ = shares;
     prepared.reset();
     // What was refused is tried again with another snapshot, not whenever a name or a route moves: it takes seconds.
     if (!current_ || current_->snapshot != snapshot) {
@@ -92,6 +104,7 @@ Result<void> Plane::Implementation::prepare(SnapshotPointer snapshot, const Reso
     if (settings.enabled && !settings.interfaces.empty()) {
         next.own = own_addresses();
         find_sources(next);
+        find_states(next);
     }
     next.assignments = assign(*next.snapshot, surroundings_of(next));
     const bool loaded_before = programs_.has_value();
@@ -217,10 +230,29 @@ Result<void> Plane::Implementation::take_over(const Subject& subject) {
 // --- the plan ------------------------------------------------------------------------------------------------------
 
 std::vector<Target> Plane::Implementation::targets_now(const Service& service, const Subject& subject) const {
-    std::vector<Target> targets = targets_of(service, subject.resolution);
+    std::vector<Target> targets = targets_of(service, subject.resolution, subject.snapshot->path_table);
     for (Target& target : targets)
-        target.draining = drained_.contains(to_string(target.address));
+        if (const auto state = subject.states.find({service.name, target.address}); state != subject.states.end()) {
+            target.draining = state->second->draining();
+            target.up = state->second->up();
+        }
+    if (const auto shares = shares_.find(service.name); shares != shares_.end())
+        share_out(shares->second, service, subject, targets);
     return targets;
+}
+
+// Of an endpoint that several paths lead to, its shares are one.
+void Plane::Implementation::share_out(const routing::Shares& shares, const Service& service, const Subject& subject,
+                                      std::vector<Target>& targets) {
+    const auto candidates = resolved_endpoints(service, subject.resolution, subject.snapshot->path_table);
+    if (candidates.size() != shares.of.size()) return;  // of another resolution: others will come
+    std::map<SocketAddress, uint32_t> by_address;
+    for (size_t i = 0; i < candidates.size(); ++i)
+        by_address[candidates[i].address] += shares.of[i];
+    for (Target& target : targets) {
+        target.share = by_address[target.address];
+        target.up |= !shares.trust_health;
+    }
 }
 
 Result<Planned> Plane::Implementation::plan(const Subject& subject) {

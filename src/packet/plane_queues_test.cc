@@ -74,7 +74,7 @@ class PlaneQueues : public PlaneCase {
 };
 
 TEST_F(PlaneQueues, PacketsWaitAndLeaveMarkedOrNot) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, datagrams(queued(1'000'000)));
     ASSERT_THAT(plane.status().interfaces.at(0).queues, HasSubstr("AF_XDP")) << plane.status().reason;
     constexpr uint8_t best_effort_capable = 2;
@@ -103,7 +103,7 @@ TEST_F(PlaneQueues, PacketsWaitAndLeaveMarkedOrNot) {
 }
 
 TEST_F(PlaneQueues, AReloadTakesTheWaitingAwayAndBringsItBack) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, datagrams(queued(100'000)));
     for (int i = 0; i < 20; ++i)
         send_from_client(datagram(0));
@@ -122,7 +122,7 @@ TEST_F(PlaneQueues, AReloadTakesTheWaitingAwayAndBringsItBack) {
 }
 
 TEST_F(PlaneQueues, InGenericModeNothingWaits) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     Snapshot generic = datagrams(queued(1'000'000));
     generic.settings.packet.mode = PacketMode::generic;
     const auto next = std::make_shared<const Snapshot>(std::move(generic));
@@ -139,7 +139,7 @@ TEST_F(PlaneQueues, InGenericModeNothingWaits) {
 TEST_F(PlaneQueues, WhereAnotherHasTheQueueItIsSaidAndDecidedAnew) {
     auto taken = QueueSockets::open({queued_interface("near")});
     ASSERT_TRUE(taken.ok()) << taken.error();
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     const auto next = std::make_shared<const Snapshot>(datagrams(queued(1'000'000)));
     ASSERT_TRUE(plane.prepare(next, {}).ok());
     EXPECT_TRUE(plane.carries("web")) << "nothing is known yet";
@@ -153,12 +153,12 @@ TEST_F(PlaneQueues, WhereAnotherHasTheQueueItIsSaidAndDecidedAnew) {
 }
 
 TEST_F(PlaneQueues, APausedPlaneLetsGoOfTheQueues) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, datagrams(queued(1'000'000)));
     plane.pause(true);
     qos::Shapers of_successor{1};
     {
-        Plane successor(log_, flows_, of_successor, 0);
+        Plane successor(log_, flows_, of_successor, endpoint_states_, 0);
         run(successor, datagrams(queued(1'000'000)));
         EXPECT_THAT(successor.status().interfaces.at(0).queues, HasSubstr("AF_XDP"));
     }

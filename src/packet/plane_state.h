@@ -20,23 +20,32 @@
 #include "packet/suitability.h"
 #include "packet/sweeper.h"
 #include "packet/watch.h"
+#include "routing/endpoint_states.h"
 
 namespace marchproxy::packet {
 
 class Plane::Implementation {
   public:
-    Implementation(telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers, unsigned desk)
-        : log_(log), flows_(flows), neighbours_(log), shapers_(shapers), desk_(desk) {}
+    Implementation(telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers,
+                   routing::EndpointStates& endpoint_states, unsigned desk)
+        : log_(log),
+          flows_(flows),
+          endpoint_states_(endpoint_states),
+          neighbours_(log),
+          shapers_(shapers),
+          desk_(desk) {}
 
-    Result<void> prepare(SnapshotPointer snapshot, const Resolution& resolution);
+    Result<void> prepare(SnapshotPointer snapshot, const Resolution& resolution,
+                         const routing::SharesByService& shares);
     void apply();
     bool turn();
     void let_go();
     void resume();
     std::vector<int> descriptors() const;
     TimePoint due() const;
-    bool drain_endpoint(const std::string& address, bool draining);
+    void steer(const routing::SharesByService& shares);
     Status status() const;
+    std::vector<telemetry::PathTraffic> traffic() const { return counts_.traffic(); }
     std::vector<flow::Record> active_flows(const flow::Query& query);
     std::string reason(const std::string& service) const;
 
@@ -50,6 +59,8 @@ class Plane::Implementation {
         Assignments assignments;
         SourceAddresses sources;
         std::set<IpAddress> own;
+        // Of the endpoints of its services: held here, they live as long as the snapshot runs.
+        std::map<std::pair<std::string_view, SocketAddress>, std::shared_ptr<routing::EndpointState>> states{};
         bool wanted = false;    // a service is in the packet plane, or would be if an interface had the programs
         bool attached = false;  // whether one has, as the assignments took for granted
 
@@ -66,6 +77,7 @@ class Plane::Implementation {
     // --- deciding (plane_prepare.cc) ---
     Surroundings surroundings_of(const Subject& subject);
     void find_sources(Subject& subject) const;
+    void find_states(Subject& subject) const;
     const std::string& why_unavailable();
     Result<void> load(const Subject& subject);
     Result<void> serve_ipv6();
@@ -105,11 +117,14 @@ class Plane::Implementation {
     void take_report(const abi::flow_report& report, std::vector<flow::Record>& ended,
                      std::vector<flow::Record>* listed);
 
+    static void share_out(const routing::Shares& shares, const Service& service, const Subject& subject,
+                          std::vector<Target>& targets);
     std::vector<Target> targets_now(const Service& service, const Subject& subject) const;
     telemetry::ServiceStatus status_of(const Service& service, const std::string& why) const;
 
     telemetry::Log& log_;
     flow::Sink& flows_;
+    routing::EndpointStates& endpoint_states_;
 
     std::optional<std::string> unavailable_;  // why this machine has no packet plane; empty: it has; nothing: not asked
     std::string refused_;                     // why loading was refused last
@@ -123,11 +138,11 @@ class Plane::Implementation {
     std::optional<Subject> current_;
     AccessMemo access_;
     Plan held_;
+    routing::SharesByService shares_;
     Indexes indexes_;
     Planned planned_;            // of `prepared`
     uint64_t written_ = 0;       // counts changes of held_
     uint64_t planned_over_ = 0;  // which of them planned_ was made over
-    std::set<std::string> drained_;
     std::vector<std::string> notes_;
     std::string failure_;          // why the maps are not as they should be; empty: they are
     bool routes_of_ipv6_ = false;  // are asked for too

@@ -34,7 +34,10 @@ telemetry::ServiceStatus Plane::Implementation::status_of(const Service& service
         }
         for (const SocketAddress& address : addresses) {
             one.resolved = to_string(address);
-            one.draining = drained_.contains(one.resolved);
+            if (const auto state = current_->states.find({service.name, address}); state != current_->states.end()) {
+                one.draining = state->second->draining();
+                one.up = state->second->up();
+            }
             const auto number = indexes_.endpoints.find({address, service.protocol});
             one.active_connections = number ? counts_.live_of_endpoint(*number) : 0;
             status.endpoints.push_back(one);

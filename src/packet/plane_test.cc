@@ -24,7 +24,7 @@ class PlaneTest : public PlaneCase {};
 class PlaneProcesses : public PlaneCase {};
 
 TEST_F(PlaneTest, RunsAServiceAndTellsAboutIt) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     EXPECT_FALSE(plane.status().running);
     EXPECT_EQ(plane.due(), TimePoint::max());
     Snapshot next = snapshot();
@@ -60,7 +60,7 @@ TEST_F(PlaneTest, RunsAServiceAndTellsAboutIt) {
 }
 
 TEST_F(PlaneTest, CountsAndListsFlows) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, snapshot());
     begin_flow(plane, 50'001);
     begin_flow(plane, 50'002, 2);
@@ -91,7 +91,7 @@ TEST_F(PlaneTest, EndsAListingWhereAReloadTakesTheProgramsAway) {
         }
         std::function<void()> then;
     } sink;
-    Plane plane(log_, sink, shapers_, 0);
+    Plane plane(log_, sink, shapers_, endpoint_states_, 0);
     Snapshot large = snapshot();
     large.settings.packet.max_flows = 200'000;
     run(plane, large);
@@ -106,7 +106,7 @@ TEST_F(PlaneTest, EndsAListingWhereAReloadTakesTheProgramsAway) {
 }
 
 TEST_F(PlaneTest, RefusesWhatItCannotCarryAndChangesNothing) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     Snapshot impossible = snapshot();
     impossible.services[0].plane = PlaneChoice::packet;
     impossible.services[0].tls = TlsMode::terminate;
@@ -128,7 +128,7 @@ TEST_F(PlaneTest, RefusesWhatItCannotCarryAndChangesNothing) {
 }
 
 TEST_F(PlaneTest, LeavesNothingOfASnapshotThatIsTooLarge) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     Snapshot large = snapshot();
     for (int number = 0; number < 1100; ++number)
         large.services.push_back(
@@ -145,13 +145,13 @@ TEST_F(PlaneTest, LeavesNothingOfASnapshotThatIsTooLarge) {
 }
 
 TEST_F(PlaneProcesses, AnotherProcesssPinIsLeftToIt) {
-    Plane first(log_, flows_, shapers_, 0);
+    Plane first(log_, flows_, shapers_, endpoint_states_, 0);
     run(first, snapshot());
     begin_flow(first, 50'001);
 
     std::vector<std::string> lines;
     telemetry::Log log(LogLevel::info, LogFormat::text, [&](std::string_view line) { lines.emplace_back(line); });
-    Plane second(log, flows_, shapers_, 0);
+    Plane second(log, flows_, shapers_, endpoint_states_, 0);
     for (int time = 0; time < 2; ++time) {
         run(second, snapshot());
         EXPECT_FALSE(second.carries("web"));
@@ -171,7 +171,7 @@ TEST_F(PlaneProcesses, AnotherProcesssPinIsLeftToIt) {
 }
 
 TEST_F(PlaneTest, LeavesServicesToTheStreamPlaneWhileItIsOnNoInterface) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     Snapshot wanted = snapshot();
     wanted.settings.packet.interfaces = {"later"};
     const auto assigned_anew = [&] {
@@ -204,7 +204,7 @@ TEST_F(PlaneTest, LeavesServicesToTheStreamPlaneWhileItIsOnNoInterface) {
 }
 
 TEST_F(PlaneTest, EndsWhereNoServiceIsItsAnyMore) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, snapshot());
     begin_flow(plane, 50'001);
     ASSERT_THAT(pinned(), Not(IsEmpty()));
@@ -227,14 +227,14 @@ TEST_F(PlaneTest, EndsWhereNoServiceIsItsAnyMore) {
 }
 
 TEST_F(PlaneProcesses, LeavesWhatAnotherRunsAloneWhereItHasNoInterface) {
-    { Plane(log_, flows_, shapers_, 0).apply(); }
+    { Plane(log_, flows_, shapers_, endpoint_states_, 0).apply(); }
     {
-        Plane plane(log_, flows_, shapers_, 0);
+        Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
         run(plane, snapshot());
     }
     Snapshot elsewhere = snapshot();
     elsewhere.settings.packet.interfaces.clear();
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, elsewhere);
     EXPECT_TRUE(attached());
     EXPECT_THAT(plane.status().notes, Contains(HasSubstr("detach")));
@@ -243,11 +243,11 @@ TEST_F(PlaneProcesses, LeavesWhatAnotherRunsAloneWhereItHasNoInterface) {
 
 TEST_F(PlaneProcesses, ClearsAtStartWhatAnEarlierProcessLeft) {
     {
-        Plane plane(log_, flows_, shapers_, 0);
+        Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
         run(plane, snapshot());
     }
     ASSERT_TRUE(attached());
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, without_packet_services());
     EXPECT_FALSE(attached());
     EXPECT_THAT(pinned(), IsEmpty());
@@ -256,14 +256,14 @@ TEST_F(PlaneProcesses, ClearsAtStartWhatAnEarlierProcessLeft) {
 TEST_F(PlaneProcesses, OutlivesItsProcessAndIsTakenOver) {
     uint32_t program = 0;
     {
-        Plane plane(log_, flows_, shapers_, 0);
+        Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
         run(plane, snapshot());
         begin_flow(plane, 50'001);
         program = plane.status().interfaces.at(0).program_id;
     }
     EXPECT_TRUE(attached());
     send_syn(50'002);
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, snapshot());
     const Status status = plane.status();
     EXPECT_TRUE(status.took_over);
@@ -281,13 +281,13 @@ TEST_F(PlaneProcesses, KeepsNumbersThatFlowsOfAnEarlierProcessCarry) {
     Snapshot large = snapshot();
     large.settings.packet.max_flows = 200'000;
     {
-        Plane plane(log_, flows_, shapers_, 0);
+        Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
         run(plane, large);
         for (uint16_t number = 1; number <= flows; ++number)
             begin_flow(plane, 50'000 + number, number);
     }
     large.services[0].endpoints[0].address.host = "10.9.0.3";
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, large);
     plane.turn();
     const auto book = [&] { return PinnedMaps(pin_).read_book().value_or(""); };
@@ -305,13 +305,13 @@ TEST_F(PlaneProcesses, KeepsNumbersThatFlowsOfAnEarlierProcessCarry) {
 
 TEST_F(PlaneProcesses, TellsOfAServiceThatWasRemovedWhileNoProcessRan) {
     {
-        Plane plane(log_, flows_, shapers_, 0);
+        Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
         run(plane, snapshot());
         begin_flow(plane, 50'001);
     }
     Snapshot other = snapshot();
     other.services[0] = service("api", "203.0.113.9:80", {"10.9.0.2:8080"});
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, other);
     auto flows = plane.active_flows({});
     flows.insert(flows.end(), flows_.records.begin(), flows_.records.end());  // or it has ended with its service
@@ -325,7 +325,7 @@ TEST_F(PlaneTest, DrainsAnEndpointByTheNameItIsConfiguredUnderAndByItsAddress) {
     Snapshot named = snapshot();
     named.services[0].endpoints[0].address = {"one.example", 8080};
     named.services[0].endpoints.push_back({.address = {"10.9.0.3", 8080}, .path = {}});
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     const Resolution resolution{{{"one.example", 8080}, {at("10.9.0.2:8080")}}};
     ASSERT_TRUE(plane.prepare(std::make_shared<const Snapshot>(named), resolution).ok());
     plane.apply();
@@ -336,18 +336,20 @@ TEST_F(PlaneTest, DrainsAnEndpointByTheNameItIsConfiguredUnderAndByItsAddress) {
             list.push_back(endpoint.draining);
         return list;
     };
-    EXPECT_FALSE(plane.drain_endpoint("10.9.0.9:8080", true));
-    EXPECT_FALSE(plane.drain_endpoint("10.9.0.2:80", true));
+    const auto drain = [&](std::string_view address, bool is) {
+        endpoint_states_.of("web", at(address), "")->set(routing::closed_by_hand, is);
+        plane.steer({});
+    };
     EXPECT_THAT(draining(), ElementsAre(false, false));
-    EXPECT_TRUE(plane.drain_endpoint("one.example:8080", true));
+    drain("10.9.0.2:8080", true);
     EXPECT_THAT(draining(), ElementsAre(true, false));
     for (uint16_t port = 50'001; port <= 50'008; ++port)
         begin_flow(plane, port, port - 50'000u);
     for (const flow::Record& record : plane.active_flows({}))
         EXPECT_EQ(to_string(record.endpoint), "10.9.0.3:8080");
 
-    EXPECT_TRUE(plane.drain_endpoint("10.9.0.3:8080", true));
-    EXPECT_TRUE(plane.drain_endpoint("10.9.0.2:8080", false));
+    drain("10.9.0.3:8080", true);
+    drain("10.9.0.2:8080", false);
     EXPECT_THAT(draining(), ElementsAre(false, true));
     begin_flow(plane, 50'009, 9);
     const auto flows = plane.active_flows({});
@@ -357,7 +359,7 @@ TEST_F(PlaneTest, DrainsAnEndpointByTheNameItIsConfiguredUnderAndByItsAddress) {
 }
 
 TEST_F(PlaneProcesses, IsPausedForAnotherProcessAndTakenBack) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, snapshot());
     begin_flow(plane, 50'001);
     plane.pause(true);
@@ -367,7 +369,7 @@ TEST_F(PlaneProcesses, IsPausedForAnotherProcessAndTakenBack) {
     EXPECT_THAT(plane.active_flows({}), IsEmpty());
     EXPECT_TRUE(attached()) << "packets go on";
     {
-        Plane successor(log_, flows_, shapers_, 0);
+        Plane successor(log_, flows_, shapers_, endpoint_states_, 0);
         run(successor, snapshot());
         EXPECT_TRUE(successor.status().took_over);
         EXPECT_THAT(successor.active_flows({}), SizeIs(1));
@@ -385,7 +387,7 @@ TEST_F(PlaneProcesses, IsRemovedOnlyWhereNoProcessRunsIt) {
     ASSERT_TRUE(nothing.ok()) << nothing.error();
     EXPECT_EQ(nothing->interfaces, 0u);
     {
-        Plane plane(log_, flows_, shapers_, 0);
+        Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
         run(plane, snapshot());
         const auto refused = Plane::remove(pin_);
         ASSERT_FALSE(refused.ok());
@@ -406,7 +408,7 @@ TEST_F(PlaneProcesses, IsRemovedOnlyWhereNoProcessRunsIt) {
 }
 
 TEST_F(PlaneTest, FollowsTheMachinesAddresses) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, snapshot());
     plane.turn();
     EXPECT_FALSE(plane.turn()) << "nothing has changed";
@@ -421,7 +423,7 @@ TEST_F(PlaneTest, FollowsTheMachinesAddresses) {
 
 // As the end of another packet plane does, and `sysctl net.ipv4.ip_forward=0`.
 TEST_F(PlaneTest, LetsItsProgramsAskForRoutesAgainWhenSomebodyForbidsIt) {
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     run(plane, snapshot());
     EXPECT_TRUE(lets_programs_ask());
     ASSERT_TRUE(testing::run("sysctl -qw net.ipv4.conf.lo.forwarding=0"));
@@ -435,7 +437,7 @@ TEST_F(PlaneTest, SaysWhatIsMissingAndGoesOnWithTheRest) {
     Snapshot next = snapshot();
     next.settings.packet.interfaces.push_back("later");
     next.services[0].endpoints.push_back({.address = {"192.0.2.77", 80}, .path = {}});
-    Plane plane(log_, flows_, shapers_, 0);
+    Plane plane(log_, flows_, shapers_, endpoint_states_, 0);
     ASSERT_TRUE(testing::run("ip route add 192.0.2.0/24 via 10.9.0.2"));
     run(plane, next);
     EXPECT_THAT(plane.status().notes, Contains(HasSubstr("no interface later")));

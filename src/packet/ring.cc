@@ -5,6 +5,7 @@
 #include <string>
 
 #include "routing/maglev.h"
+#include "routing/steering.h"
 
 namespace marchproxy::packet {
 
@@ -18,16 +19,31 @@ uint32_t ring_size(Policy policy, size_t targets) {
 
 namespace {
 
+bool has_share(const Target& target) {
+    return target.share.value_or(1) > 0;
+}
+
+// Those with a share that are up; or who is; or anybody.
 std::vector<bool> who_takes(std::span<const Target> targets) {
     std::vector<bool> takes;
-    const auto ask = [&](bool also_down) {
+    const auto ask = [&](bool also_without, bool also_down) {
         takes.clear();
         for (const Target& target : targets)
-            takes.push_back(target.weight > 0 && !target.draining && (target.up || also_down));
+            takes.push_back(target.weight > 0 && !target.draining && (has_share(target) || also_without) &&
+                            (target.up || also_down));
         return std::find(takes.begin(), takes.end(), true) != takes.end();
     };
-    if (!ask(false)) ask(true);
+    if (!ask(false, false) && !ask(true, false)) ask(true, true);
     return takes;
+}
+
+// A client's endpoint depends on weights alone with `maglev`, so that all nodes agree. A target without a share has its
+// slots by weight, as it may have to take flows, and gives them up while it has not.
+uint32_t weight_of(Policy policy, const Target& target) {
+    if (target.weight == 0) return 0;
+    if (policy != Policy::maglev && target.share && *target.share > 0) return *target.share;
+    const uint32_t unit = policy != Policy::maglev && target.share ? routing::share_unit : 1;
+    return unit * (policy == Policy::round_robin ? 1 : target.weight);
 }
 
 }  // namespace
@@ -40,8 +56,7 @@ std::vector<uint32_t> ring_of(Policy policy, uint64_t seed, std::span<const Targ
         names.push_back(to_string(target.address));
     std::vector<routing::MaglevEndpoint> endpoints;
     for (size_t i = 0; i < targets.size(); ++i) {
-        const uint32_t weight = targets[i].weight;
-        endpoints.push_back({names[i], policy == Policy::round_robin ? std::min(weight, 1U) : weight});
+        endpoints.push_back({names[i], weight_of(policy, targets[i])});
     }
     std::vector<uint32_t> ring = routing::maglev_table(endpoints, seed, ring_size(policy, targets.size()));
 

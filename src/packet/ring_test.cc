@@ -25,7 +25,7 @@ TEST(Ring, ChoosesAsTheStreamPlaneDoesForMaglev) {
     std::vector<routing::EndpointState> states(pool.size());
     std::vector<routing::Candidate> candidates;
     for (size_t i = 0; i < pool.size(); ++i) {
-        states[i].draining = pool[i].draining;
+        states[i].set(routing::closed_by_hand, pool[i].draining);
         candidates.push_back({to_string(pool[i].address), pool[i].weight, &states[i]});
     }
     pool[7].up = false;

@@ -97,9 +97,14 @@ Reason by_families(const Service& service, const Surroundings& around) {
     return {};
 }
 
+std::vector<Target> targets_in(const Service& service, const Surroundings& around) {
+    static const PathTable none;
+    return targets_of(service, around.resolution, around.paths ? *around.paths : none);
+}
+
 Reason by_endpoints(const Service& service, const Surroundings& around) {
     const std::vector<IpAddress> own = around.sources.all();
-    for (const Target& target : targets_of(service, around.resolution)) {
+    for (const Target& target : targets_in(service, around)) {
         const IpAddress& ip = target.address.ip;
         if (ip.is_loopback() || ip == service.listen.ip || around.own.contains(ip) ||
             std::find(own.begin(), own.end(), ip) != own.end())
@@ -133,14 +138,14 @@ class Claims {
     Reason against(const Service& service) const {
         if (const auto user = uses_.find({service.listen, service.protocol}); user != uses_.end())
             return fmt::format("{} is an endpoint of service {}", to_string(service.listen), user->second.service);
-        for (const Target& target : targets_of(service, surroundings_.resolution))
+        for (const Target& target : targets_in(service, surroundings_))
             if (Reason reason = against(service, target)) return reason;
         return {};
     }
 
     void add(const Service& service) {
         listening_[{service.listen, service.protocol}] = service.name;
-        for (const Target& target : targets_of(service, surroundings_.resolution)) {
+        for (const Target& target : targets_in(service, surroundings_)) {
             Use& use = uses_[{target.address, service.protocol}];
             use.service = service.name;
             if (service.forwarding == Forwarding::dnat)

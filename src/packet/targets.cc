@@ -1,14 +1,16 @@
 #include "packet/targets.h"
 
 #include <algorithm>
+#include <set>
 
 namespace marchproxy::packet {
 
-std::vector<Target> targets_of(const Service& service, const Resolution& resolution) {
+std::vector<Target> targets_of(const Service& service, const Resolution& resolution, const PathTable& paths) {
     std::vector<Target> targets;
-    for (const auto& [endpoint, address] : resolved_endpoints(service, resolution))
-        if (address.ip.is_v4() == service.listen.ip.is_v4())
-            targets.push_back({.address = address, .path = endpoint->path, .weight = endpoint->weight});
+    std::set<SocketAddress> seen;
+    for (const auto& [endpoint, address, path] : resolved_endpoints(service, resolution, paths))
+        if (address.ip.is_v4() == service.listen.ip.is_v4() && seen.insert(address).second)
+            targets.push_back({.address = address, .path = path, .weight = endpoint->weight});
     return targets;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,16 +13,18 @@ namespace marchproxy::packet {
 
 struct Target {
     SocketAddress address;
-    std::string path;       // name of a Path; empty: none
-    uint32_t weight = 100;  // 0 takes no new flows
-    bool up = true;         // what the caller knows of its health
+    std::string path;                 // name of a Path; empty: none
+    uint32_t weight = 100;            // 0 takes no new flows
+    std::optional<uint32_t> share{};  // of new flows; none: its weight's
+    bool up = true;                   // what the caller knows of its health
     bool draining = false;
     bool operator==(const Target&) const = default;
 };
 
 // The service's endpoints by address, each once, in the order of the configuration. Only of the family of its own
-// address: packets are not translated between families.
-std::vector<Target> targets_of(const Service& service, const Resolution& resolution);
+// address: packets are not translated between families. Of one address by several paths the first is taken: packets of
+// a flow carry no more than their addresses to be told apart by.
+std::vector<Target> targets_of(const Service& service, const Resolution& resolution, const PathTable& paths);
 
 // Our own addresses, from which we speak to endpoints.
 struct SourceAddresses {

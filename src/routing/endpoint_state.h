@@ -10,11 +10,30 @@
 
 namespace marchproxy::routing {
 
+// Why an endpoint is to take no new connections, besides what connections themselves have shown (Health): bits.
+enum Closed : uint8_t {
+    closed_by_hand = 1,   // drained
+    closed_path = 2,      // its path is
+    closed_by_probe = 4,  // probes do not get through
+    closed_outlier = 8,   // ejected: it does much worse than the others
+};
+// Never taken; of the others one is, where nobody is better.
+inline constexpr uint8_t closed_for_all = closed_by_hand | closed_path;
+
 struct EndpointState {
     // Connections or sessions, over all workers. It changes with each of them, so it has a cache line of its own.
     alignas(64) std::atomic<uint64_t> active{0};
-    alignas(64) std::atomic<bool> draining{false};
+    alignas(64) std::atomic<uint8_t> closed{0};
     Health health;
+    // What connections have shown since it is known: see Outliers.
+    std::atomic<uint64_t> attempts{0}, failures{0}, segments{0}, retransmissions{0};
+
+    void close(Closed why) { closed.fetch_or(why, std::memory_order_relaxed); }
+    void open(Closed why) { closed.fetch_and(static_cast<uint8_t>(~why), std::memory_order_relaxed); }
+    void set(Closed why, bool is) { is ? close(why) : open(why); }
+    bool draining() const { return closed.load(std::memory_order_relaxed) & closed_for_all; }
+    // Takes new connections as far as anybody knows, if it may.
+    bool up() const { return !(closed.load(std::memory_order_relaxed) & ~closed_for_all) && health.up(); }
 };
 
 }  // namespace marchproxy::routing

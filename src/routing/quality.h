@@ -2,9 +2,10 @@
 // and whether it is up.
 //
 // The round trip is smoothed as TCP's (RFC 6298, 1/8), its variation as RTP's jitter (RFC 3550, 6.4.1, 1/16), loss is
-// that of the last `window` probes. It falls when `fall` probes in a row were lost, and rises when `rise` in a row were
-// answered. One that falls again and again has to prove itself longer: each fall within `memory` of the one before
-// doubles what it takes to rise, up to 64 times.
+// that of the last `window` probes, or of those since it rose. What is typical is the median of the last `recent` round
+// trips: a lone late answer is no reason to take another path. It falls when `fall` probes in a row were lost, and
+// rises when `rise` in a row were answered. One that falls again and again has to prove itself longer: each fall within
+// `memory` of the one before doubles what it takes to rise, up to 64 times.
 //
 // One thread; time is passed in.
 #pragma once
@@ -24,8 +25,21 @@ struct Thresholds {
     bool operator==(const Thresholds&) const = default;
 };
 
+// What is known at one moment.
+struct Reading {
+    bool up = true;
+    uint64_t probes = 0;                 // that came to an end
+    std::optional<Duration> round_trip;  // smoothed; these three: none before the first answer
+    std::optional<Duration> typical;     // median
+    std::optional<Duration> least;       // of the last one to two minutes
+    Duration jitter{};
+    double loss_ratio = 0;
+    std::optional<TimePoint> changed;  // when it last rose or fell; none: it never did
+};
+
 class Quality {
   public:
+    static constexpr uint32_t recent = 25;   // round trips: five seconds of probes each 200 ms
     static constexpr uint32_t window = 128;  // probes
     static constexpr Duration memory = std::chrono::minutes(1);
     static constexpr uint32_t most_doublings = 6;
@@ -36,7 +50,11 @@ class Quality {
         measure(std::max(round_trip, Duration(0)), now);
         lost_in_a_row_ = 0;
         if (answered_in_a_row_ < ~uint32_t{0}) ++answered_in_a_row_;
-        return !up_ && answered_in_a_row_ >= needed(thresholds) && change(now);
+        if (up_ || answered_in_a_row_ < needed(thresholds)) return false;
+        // What was lost while it was down says nothing about how it is now that it is back.
+        lost_ = {};
+        next_ = probes_ = 0;
+        return change(now);
     }
     bool lost(const Thresholds& thresholds, TimePoint now) {
         remember(true);
@@ -66,8 +84,28 @@ class Quality {
             lost += std::popcount(word);
         return probes_ == 0 ? 0 : static_cast<double>(lost) / probes_;
     }
-    // When it last rose or fell. None: it never did.
-    std::optional<TimePoint> changed() const { return changed_; }
+    Duration typical() const {
+        std::array<Duration, recent> sorted = last_few_;
+        const auto end = sorted.begin() + std::min<uint64_t>(answers_, recent);
+        const auto middle = sorted.begin() + (end - sorted.begin()) / 2;
+        std::nth_element(sorted.begin(), middle, end);
+        return *middle;
+    }
+    Reading reading() const {
+        Reading reading{.up = up_,
+                        .probes = ended_,
+                        .round_trip = round_trip(),
+                        .typical = {},
+                        .least = {},
+                        .jitter = jitter_,
+                        .loss_ratio = loss_ratio(),
+                        .changed = changed_};
+        if (measured_) {
+            reading.typical = typical();
+            reading.least = least_round_trip();
+        }
+        return reading;
+    }
 
   private:
     void remember(bool lost) {
@@ -76,9 +114,11 @@ class Quality {
         word = lost ? word | bit : word & ~bit;
         next_ = (next_ + 1) % window;
         probes_ = std::min(probes_ + 1, window);
+        ++ended_;
     }
 
     void measure(Duration round_trip, TimePoint now) {
+        last_few_[answers_++ % recent] = round_trip;
         if (!measured_) {
             measured_ = true;
             smoothed_ = last_ = least_ = least_before_ = round_trip;
@@ -106,6 +146,8 @@ class Quality {
     Duration smoothed_{0}, jitter_{0}, last_{0}, least_{0}, least_before_{0};
     TimePoint least_since_{};
     std::optional<TimePoint> fell_, changed_;
+    std::array<Duration, recent> last_few_{};
+    uint64_t answers_ = 0, ended_ = 0;
     std::array<uint64_t, window / 64> lost_{};  // bit: that probe was
     uint32_t next_ = 0, probes_ = 0;
     uint32_t answered_in_a_row_ = 0, lost_in_a_row_ = 0;

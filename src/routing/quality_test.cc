@@ -34,7 +34,7 @@ struct QualityTest : testing::Test {
 
 TEST_F(QualityTest, FallsAndRisesAtItsThresholds) {
     EXPECT_TRUE(quality.up());
-    EXPECT_FALSE(quality.changed());
+    EXPECT_FALSE(quality.reading().changed);
     EXPECT_FALSE(lose());
     EXPECT_FALSE(lose());
     EXPECT_FALSE(answer());  // not in a row
@@ -42,7 +42,7 @@ TEST_F(QualityTest, FallsAndRisesAtItsThresholds) {
     EXPECT_FALSE(lose());
     EXPECT_TRUE(lose());
     EXPECT_FALSE(quality.up());
-    EXPECT_EQ(quality.changed(), now);
+    EXPECT_EQ(quality.reading().changed, now);
     EXPECT_FALSE(lose());
     EXPECT_FALSE(answer());
     EXPECT_TRUE(answer());
@@ -106,6 +106,30 @@ TEST_F(QualityTest, AClockThatGoesBackDoesNoHarm) {
     rise();
     fall();
     EXPECT_EQ(quality.needed(usual), 4U);
+}
+
+TEST_F(QualityTest, WhatWasLostWhileItWasDownIsForgottenWhenItRises) {
+    fall();
+    EXPECT_EQ(quality.loss_ratio(), 1);
+    rise();
+    EXPECT_EQ(quality.loss_ratio(), 0);
+    answer();
+    lose();
+    EXPECT_EQ(quality.loss_ratio(), 0.5);
+}
+
+TEST_F(QualityTest, ALoneLateAnswerIsNotTypical) {
+    EXPECT_FALSE(quality.reading().typical);
+    answer(20ms);
+    EXPECT_EQ(quality.reading().typical, 20ms);
+    for (int i = 0; i < 24; ++i)
+        answer(20ms);
+    for (int i = 0; i < 12; ++i)
+        answer(500ms);
+    EXPECT_EQ(quality.reading().typical, 20ms);
+    answer(500ms);
+    EXPECT_EQ(quality.reading().typical, 500ms);
+    EXPECT_EQ(quality.reading().probes, 38U);
 }
 
 }  // namespace

@@ -32,13 +32,6 @@ uint64_t below(uint64_t bound, uint64_t random) {
     return static_cast<uint64_t>(Wide{random} * bound >> 64);
 }
 
-std::vector<uint32_t> rotation_of(std::span<const Candidate> candidates, bool weighted) {
-    std::vector<uint32_t> weights;
-    for (const Candidate& candidate : candidates)
-        weights.push_back(weighted ? candidate.weight : std::min(candidate.weight, 1U));
-    return weighted_rotation(weights);
-}
-
 std::vector<uint32_t> maglev_of(std::span<const Candidate> candidates, uint64_t seed) {
     std::vector<MaglevEndpoint> endpoints;
     for (const Candidate& candidate : candidates)
@@ -48,64 +41,72 @@ std::vector<uint32_t> maglev_of(std::span<const Candidate> candidates, uint64_t 
 
 }  // namespace
 
-bool Selector::supports(Policy policy) {
-    return policy == Policy::round_robin || policy == Policy::weighted_round_robin ||
-           policy == Policy::least_connections || policy == Policy::maglev;
-}
-
-Selector::Selector(Policy policy, uint64_t seed, std::span<const Candidate> candidates) : policy_(policy), seed_(seed) {
-    assert(supports(policy));
-    uint64_t total = 0;
-    for (const Candidate& candidate : candidates) {
+Selector::Selector(Policy policy, uint64_t seed, std::span<const Candidate> candidates, const Shares* shares)
+    : policy_(policy), seed_(seed), trust_health_(!shares || shares->trust_health) {
+    std::vector<uint32_t> turns;
+    for (size_t i = 0; i < candidates.size(); ++i) {
+        const Candidate& candidate = candidates[i];
         assert(candidate.state != nullptr);
-        const double share = candidate.weight == 0 ? 0 : 1.0 / candidate.weight;
+        const uint32_t share = shares                          ? shares->of[i]
+                               : policy == Policy::round_robin ? std::min(candidate.weight, 1U)
+                                                               : candidate.weight;
         const std::span identity(reinterpret_cast<const uint8_t*>(candidate.identity.data()),
                                  candidate.identity.size());
-        entries_.push_back({candidate.state, candidate.weight, share, siphash13(seed, 0, identity)});
-        total += candidate.weight;
+        entries_.push_back({.state = candidate.state,
+                            .share = share,
+                            .takes = candidate.weight > 0,
+                            .inverse_share = share == 0 ? 0 : 1.0 / share,
+                            .rank = siphash13(seed, 0, identity)});
+        turns.push_back(share);
     }
-    if (total == 0) return;
-    if (policy == Policy::maglev) {
-        slots_ = maglev_of(candidates, seed);
-    } else {
-        slots_ = rotation_of(candidates, policy != Policy::round_robin);
-    }
+    if (std::none_of(entries_.begin(), entries_.end(), [](const Entry& entry) { return entry.takes; })) return;
+    slots_ = policy == Policy::maglev ? maglev_of(candidates, seed) : weighted_rotation(turns);
+    if (shares && policy != Policy::maglev && std::find(turns.begin(), turns.end(), 0U) != turns.end())
+        order_ = shares->order;
 }
 
 bool Selector::fits(uint32_t index, const Question& question, Need need) const {
     const Entry& entry = entries_[index];
-    if (entry.weight == 0 || entry.state->draining.load(std::memory_order_relaxed)) return false;
-    if (need == Need::healthy && !entry.state->health.usable(question.now)) return false;
+    const uint8_t closed = entry.state->closed.load(std::memory_order_relaxed);
+    if (!entry.takes || (closed & closed_for_all)) return false;
+    if (need == Need::healthy && trust_health_ && (closed || !entry.state->health.usable(question.now))) return false;
     return std::find(question.tried.begin(), question.tried.end(), index) == question.tried.end();
 }
 
 // Another worker may have taken the one trial since fits() looked.
 bool Selector::take(uint32_t index, const Question& question, Need need) const {
-    return need == Need::any || entries_[index].state->health.take(question.now);
+    return need == Need::any || !trust_health_ || entries_[index].state->health.take(question.now);
 }
 
 double Selector::load_of(uint32_t index) const {
     const Entry& entry = entries_[index];
-    return static_cast<double>(entry.state->active.load(std::memory_order_relaxed) + 1) * entry.inverse_weight;
+    return static_cast<double>(entry.state->active.load(std::memory_order_relaxed) + 1) * entry.inverse_share;
 }
 
 std::optional<uint32_t> Selector::choose(const Question& question) const {
-    if (slots_.empty()) return std::nullopt;
     for (const Need need : {Need::healthy, Need::any}) {
-        std::optional<uint32_t> choice;
-        switch (policy_) {
-            case Policy::maglev:
-                choice = by_client(question, need);
-                break;
-            case Policy::least_connections:
-                choice = least_loaded(question, need);
-                break;
-            default:
-                choice = in_turn(question, need);
-                break;
-        }
+        std::optional<uint32_t> choice = slots_.empty() ? std::nullopt : by_policy(question, need);
+        if (!choice) choice = in_order(question, need);
         if (choice) return choice;
     }
+    return std::nullopt;
+}
+
+std::optional<uint32_t> Selector::by_policy(const Question& question, Need need) const {
+    switch (policy_) {
+        case Policy::maglev:
+            return by_client(question, need);
+        case Policy::least_connections:
+            return least_loaded(question, need);
+        default:
+            return in_turn(question, need);
+    }
+}
+
+// The next best, when those with turns are not to be had.
+std::optional<uint32_t> Selector::in_order(const Question& question, Need need) const {
+    for (const uint32_t index : order_)
+        if (fits(index, question, need) && take(index, question, need)) return index;
     return std::nullopt;
 }
 
@@ -127,12 +128,12 @@ std::optional<uint32_t> Selector::in_turn(const Question& question, Need need) c
 std::optional<uint32_t> Selector::by_weight(const Question& question, Need need) const {
     uint64_t total = 0;
     for (uint32_t i = 0; i < entries_.size(); ++i)
-        if (fits(i, question, need)) total += entries_[i].weight;
+        if (fits(i, question, need)) total += entries_[i].share;
     uint64_t point = below(total, mix(question.random + ++question.cursor));
     for (uint32_t i = 0; i < entries_.size(); ++i) {
         if (!fits(i, question, need)) continue;
-        if (point < entries_[i].weight && take(i, question, need)) return i;
-        point -= std::min(point, uint64_t{entries_[i].weight});
+        if (point < entries_[i].share && take(i, question, need)) return i;
+        point -= std::min(point, uint64_t{entries_[i].share});
     }
     return std::nullopt;
 }
@@ -141,6 +142,7 @@ std::optional<uint32_t> Selector::least_loaded(const Question& question, Need ne
     std::optional<uint32_t> best;
     double least = 0;
     const auto consider = [&](uint32_t index) {
+        if (entries_[index].share == 0) return;
         const double load = load_of(index);
         if (best && load >= least) return;
         best = index;

@@ -184,13 +184,13 @@ TEST(Selector, MaglevIsTheSameOnEveryNodeEvenWithMostEndpointsDown) {
 TEST(Selector, WhatDrainsOrHasNoWeightIsNeverChosen) {
     for (const Policy policy : all_policies) {
         Bench bench(policy, {100, 100, 0, 100});
-        bench.state(0).draining = true;
+        bench.state(0).close(closed_by_hand);
         for (int i = 0; i < 200; ++i)
             EXPECT_THAT(*bench.choose(), testing::AnyOf(1U, 3U));
-        bench.state(0).draining = false;
+        bench.state(0).open(closed_by_hand);
         EXPECT_GT(bench.count_choices(1000)[0], 0);
         for (const size_t i : {0U, 1U, 3U})
-            bench.state(i).draining = true;
+            bench.state(i).close(closed_by_hand);
         EXPECT_FALSE(bench.choose());
     }
 }
@@ -286,6 +286,82 @@ TEST(Selector, WorkersChooseTogetherAndOneOfThemMakesTheTrial) {
         EXPECT_EQ(chosen, 20'000);
         EXPECT_EQ(trials, 1) << name_of(policy);
     }
+}
+
+// --- with shares -----------------------------------------------------------------------------------------------------
+
+class SharedOut : public testing::Test {
+  protected:
+    void share_out(Shares shares, Policy policy = Policy::latency) {
+        std::vector<Candidate> candidates;
+        for (size_t i = 0; i < states_.size(); ++i)
+            candidates.push_back({fmt::format("10.0.0.{}:80", i), 1, &states_[i]});
+        selector_ = Selector(policy, 1, candidates, &shares);
+    }
+    std::vector<int> count(int choices = 100) {
+        std::vector<int> counts(states_.size());
+        for (int i = 0; i < choices; ++i)
+            if (const auto choice =
+                    selector_.choose({.client = {}, .random = ++random_, .cursor = cursor_, .now = start}))
+                ++counts[*choice];
+        return counts;
+    }
+    std::array<EndpointState, 4> states_;
+    Selector selector_;
+    uint64_t cursor_ = 0, random_ = 0;
+};
+
+TEST_F(SharedOut, TurnsAreSharesAndTheOthersComeInOrder) {
+    share_out({.of = {1000, 0, 3000, 0}, .order = {2, 0, 3, 1}});
+    EXPECT_THAT(count(), ElementsAre(25, 0, 75, 0));
+    states_[0].close(closed_by_probe);
+    states_[2].close(closed_outlier);
+    EXPECT_THAT(count(), ElementsAre(0, 0, 0, 100)) << "at once, before there are new shares";
+    states_[3].close(closed_path);
+    EXPECT_THAT(count(), ElementsAre(0, 100, 0, 0));
+}
+
+TEST_F(SharedOut, WhereNobodyIsHealthyThoseWithTurnsAreTriedAndNoneThatDrains) {
+    share_out({.of = {1000, 0, 1000, 0}, .order = {2, 0, 3, 1}});
+    for (EndpointState& state : states_)
+        state.close(closed_by_probe);
+    EXPECT_THAT(count(), ElementsAre(50, 0, 50, 0));
+    states_[0].close(closed_by_hand);
+    states_[2].close(closed_path);
+    EXPECT_THAT(count(), ElementsAre(0, 0, 0, 100));
+    states_[1].close(closed_by_hand);
+    states_[3].close(closed_by_hand);
+    EXPECT_THAT(count(), ElementsAre(0, 0, 0, 0));
+}
+
+TEST_F(SharedOut, InPanicHealthIsNotLookedAt) {
+    for (size_t i = 0; i < 3; ++i)
+        states_[i].close(closed_by_probe);
+    share_out({.of = {1, 1, 1, 1}, .order = {3, 0, 1, 2}, .trust_health = false});
+    EXPECT_THAT(count(), ElementsAre(25, 25, 25, 25));
+}
+
+TEST_F(SharedOut, LeastConnectionsLeavesOutWhoHasNoShare) {
+    share_out({.of = {1000, 0, 1000, 0}, .order = {2, 0, 3, 1}}, Policy::least_connections);
+    states_[0].active = states_[2].active = 1000;
+    const std::vector<int> counts = count();
+    EXPECT_EQ(counts[1] + counts[3], 0);
+    states_[0].close(closed_by_probe);
+    states_[2].close(closed_by_probe);
+    EXPECT_THAT(count(), ElementsAre(0, 0, 0, 100));
+}
+
+TEST_F(SharedOut, MaglevMovesNobodyForShares) {
+    share_out({.of = {1000, 1000, 1000, 1000}, .order = {0, 1, 2, 3}}, Policy::maglev);
+    const auto home = [&](uint32_t client) {
+        return selector_.choose({.client = IpAddress::v4(client), .cursor = cursor_, .now = start}).value();
+    };
+    std::vector<uint32_t> before;
+    for (uint32_t client = 0; client < 100; ++client)
+        before.push_back(home(client));
+    share_out({.of = {1000, 100, 1000, 0}, .order = {0, 1, 2, 3}}, Policy::maglev);
+    for (uint32_t client = 0; client < 100; ++client)
+        EXPECT_EQ(home(client), before[client]);
 }
 
 }  // namespace

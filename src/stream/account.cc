@@ -48,7 +48,7 @@ void account_end(Context& context, WorkerService& service, const Ended& ended) {
 
 void account_failure(Context& context, const WorkerService& service, EndpointRuntime& endpoint, int error) {
     endpoint.last_error.store(error, std::memory_order_relaxed);
-    if (!endpoint.state.health.failed(context.now)) return;
+    if (!endpoint.state->health.failed(context.now)) return;
     context.log.warn("endpoint is down", {{"service", service.state().name},
                                           {"endpoint", endpoint.origin->endpoint},
                                           {"address", to_string(endpoint.address)},
@@ -56,7 +56,7 @@ void account_failure(Context& context, const WorkerService& service, EndpointRun
 }
 
 void account_success(Context& context, const WorkerService& service, EndpointRuntime& endpoint) {
-    if (!endpoint.state.health.succeeded()) return;
+    if (!endpoint.state->health.succeeded()) return;
     endpoint.last_error.store(0, std::memory_order_relaxed);
     context.log.info("endpoint is up again", {{"service", service.state().name},
                                               {"endpoint", endpoint.origin->endpoint},

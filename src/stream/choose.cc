@@ -22,7 +22,7 @@ std::shared_ptr<EndpointRuntime> choose(Context& context, WorkerService& service
                                      .cursor = place,
                                      .now = context.now,
                                      .tried = {tried.data(), count}};
-    const std::optional<uint32_t> index = view.selector.choose(question);
+    const std::optional<uint32_t> index = service.selector->choose(question);
     // Two workers at the same moment may take the same turn: one endpoint more or less, once.
     view.state->rotation.store(place, std::memory_order_relaxed);
     if (!index) return nullptr;

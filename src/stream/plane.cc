@@ -54,13 +54,14 @@ struct Plane::Implementation {
     telemetry::Log& log;
     flow::Sink& flows;
     qos::Shapers& shapers;
+    routing::EndpointStates& endpoint_states;
 
     mutable std::mutex mutex;  // over all below
     DescriptorBudget descriptors;
     std::map<Place, std::vector<int>> inherited;
     std::map<Place, std::vector<int>> listeners;  // by place, one or more for each worker; the workers close them
     std::unordered_map<std::string, std::shared_ptr<ServiceState>> states;
-    std::map<std::pair<std::string, SocketAddress>, std::weak_ptr<EndpointRuntime>> endpoints;
+    std::map<std::tuple<std::string, SocketAddress, std::string>, std::weak_ptr<EndpointRuntime>> endpoints;
     std::vector<ServiceViewPointer> views;
     SnapshotPointer snapshot;
     Resolution resolution;
@@ -73,14 +74,25 @@ struct Plane::Implementation {
     std::shared_ptr<ServiceState> state_of(const std::string& name);
     std::shared_ptr<PathState> path_of(ServiceState& state, const std::string& path);
     std::shared_ptr<EndpointRuntime> endpoint_of(const Service& service, ServiceState& state, const Endpoint& endpoint,
-                                                 const SocketAddress& address);
-    ServiceViewPointer make_view(const SnapshotPointer& from, const Service& service);
+                                                 const SocketAddress& address, const std::string& path);
+    ServiceViewPointer make_view(const SnapshotPointer& from, const Service& service, const routing::Shares* shares);
     void start_workers(const StreamSettings& settings);
     void publish();
     telemetry::ServiceStatus service_status(const ServiceView& view) const;
     void add_counters(const ServiceState& state, telemetry::ServiceStatus& status) const;
     std::vector<std::string> notes() const;
 };
+
+namespace {
+
+// Shares of another resolution are not this view's: others will come.
+std::shared_ptr<const routing::Selector> selector_of(const ServiceView& view, const routing::Shares* shares) {
+    if (shares && shares->of.size() != view.candidates.size()) shares = nullptr;
+    const Routing& routing = view.service->routing;
+    return std::make_shared<const routing::Selector>(routing.policy, routing.seed, view.candidates, shares);
+}
+
+}  // namespace
 
 // --- building views ------------------------------------------------------------------------------------------------
 
@@ -99,31 +111,32 @@ std::shared_ptr<PathState> Plane::Implementation::path_of(ServiceState& state, c
 
 std::shared_ptr<EndpointRuntime> Plane::Implementation::endpoint_of(const Service& service, ServiceState& state,
                                                                     const Endpoint& endpoint,
-                                                                    const SocketAddress& address) {
+                                                                    const SocketAddress& address,
+                                                                    const std::string& path) {
     auto origin =
         std::make_shared<const flow::Origin>(flow::Origin{.service = service.name,
-                                                          .path = endpoint.path,
+                                                          .path = path,
                                                           .endpoint = to_string(endpoint.address),
                                                           .protocol = service.protocol,
                                                           .priority = priority_of(service, snapshot->settings.qos),
                                                           .policy = service.routing.policy});
-    std::weak_ptr<EndpointRuntime>& known = endpoints[{service.name, address}];
+    std::weak_ptr<EndpointRuntime>& known = endpoints[{service.name, address, path}];
     std::shared_ptr<EndpointRuntime> runtime = known.lock();
-    const bool same = runtime && runtime->origin->path == origin->path &&
-                      runtime->origin->endpoint == origin->endpoint && runtime->origin->policy == origin->policy &&
-                      runtime->origin->priority == origin->priority && runtime->origin->protocol == origin->protocol;
+    const bool same = runtime && runtime->origin->endpoint == origin->endpoint &&
+                      runtime->origin->policy == origin->policy && runtime->origin->priority == origin->priority &&
+                      runtime->origin->protocol == origin->protocol;
     if (same) return runtime;
     auto fresh = std::make_shared<EndpointRuntime>();
     fresh->origin = std::move(origin);
     fresh->address = address;
-    fresh->path = path_of(state, endpoint.path);
-    // What was drained by hand stays drained when only its description changed.
-    if (runtime) fresh->state.draining = runtime->state.draining.load();
+    fresh->path = path_of(state, path);
+    fresh->state = endpoint_states.of(service.name, address, path);
     known = fresh;
     return fresh;
 }
 
-ServiceViewPointer Plane::Implementation::make_view(const SnapshotPointer& from, const Service& service) {
+ServiceViewPointer Plane::Implementation::make_view(const SnapshotPointer& from, const Service& service,
+                                                    const routing::Shares* shares) {
     auto state = state_of(service.name);
     auto view = std::make_shared<ServiceView>();
     view->snapshot = from;
@@ -147,13 +160,12 @@ ServiceViewPointer Plane::Implementation::make_view(const SnapshotPointer& from,
     if (!qos.enabled) view->treatments.fill({priority_of(service, qos), 0});
     view->shaped_up = qos::place_in(shapers, true, state->shaped_up, service.qos, qos);
     view->shaped_down = qos::place_in(shapers, false, state->shaped_down, service.qos, qos);
-    std::vector<routing::Candidate> candidates;
-    for (const auto& [endpoint, address] : resolved_endpoints(service, resolution)) {
-        view->endpoints.push_back(endpoint_of(service, *state, *endpoint, address));
+    for (const auto& [endpoint, address, path] : resolved_endpoints(service, resolution, from->path_table)) {
+        view->endpoints.push_back(endpoint_of(service, *state, *endpoint, address, path));
         view->configured.push_back(endpoint);
-        candidates.push_back({to_string(address), endpoint->weight, &view->endpoints.back()->state});
+        view->candidates.push_back({to_string(address), endpoint->weight, view->endpoints.back()->state.get()});
     }
-    view->selector = routing::Selector(service.routing.policy, service.routing.seed, candidates);
+    view->selector = selector_of(*view, shares);
     return view;
 }
 
@@ -219,9 +231,12 @@ void Plane::Implementation::publish() {
 }
 
 Plane::Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers,
-             const std::vector<ListeningSocket>& inherited)
-    : implementation_(
-          new Implementation{.worker_count = std::max(workers, 1U), .log = log, .flows = flows, .shapers = shapers}) {
+             routing::EndpointStates& endpoint_states, const std::vector<ListeningSocket>& inherited)
+    : implementation_(new Implementation{.worker_count = std::max(workers, 1U),
+                                         .log = log,
+                                         .flows = flows,
+                                         .shapers = shapers,
+                                         .endpoint_states = endpoint_states}) {
     for (const ListeningSocket& socket : inherited) {
         fcntl(socket.descriptor, F_SETFD, FD_CLOEXEC);
         fcntl(socket.descriptor, F_SETFL, fcntl(socket.descriptor, F_GETFL) | O_NONBLOCK);
@@ -237,7 +252,8 @@ Plane::~Plane() {
             close(descriptor);
 }
 
-Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution) {
+Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution,
+                          const routing::SharesByService& shares) {
     Implementation& plane = *implementation_;
     std::lock_guard lock(plane.mutex);
     OpenedSockets opened;
@@ -250,7 +266,8 @@ Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution
     plane.views.clear();
     std::set<Place> wanted;
     for (const Service& service : plane.snapshot->services) {
-        plane.views.push_back(plane.make_view(plane.snapshot, service));
+        const auto of = shares.find(service.name);
+        plane.views.push_back(plane.make_view(plane.snapshot, service, of == shares.end() ? nullptr : &of->second));
         wanted.insert(place_of(service));
     }
     for (auto& [place, descriptors] : opened.keep())
@@ -263,6 +280,21 @@ Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution
         for (const int descriptor : descriptors)
             close(descriptor);
     return {};
+}
+
+void Plane::steer(const routing::SharesByService& shares) {
+    const Implementation& plane = *implementation_;
+    std::lock_guard lock(plane.mutex);
+    std::vector<std::pair<const ServiceView*, std::shared_ptr<const routing::Selector>>> next;
+    for (const ServiceViewPointer& view : plane.views)
+        if (const auto of = shares.find(view->service->name); of != shares.end())
+            next.emplace_back(view.get(), selector_of(*view, &of->second));
+    if (next.empty()) return;
+    for (const auto& worker : plane.workers)
+        worker->run_on([&] {
+            for (const auto& [view, selector] : next)
+                worker->steer(*view->state, selector);
+        });
 }
 
 // --- the end -------------------------------------------------------------------------------------------------------
@@ -290,19 +322,6 @@ void Plane::end_all(Verdict reason) {
     std::lock_guard lock(plane.mutex);
     for (const auto& worker : plane.workers)
         worker->run_on([&] { worker->end_all(reason); });
-}
-
-bool Plane::drain_endpoint(const std::string& address, bool draining) {
-    const Implementation& plane = *implementation_;
-    std::lock_guard lock(plane.mutex);
-    bool found = false;
-    for (const ServiceViewPointer& view : plane.views)
-        for (const auto& endpoint : view->endpoints)
-            if (endpoint->origin->endpoint == address || to_string(endpoint->address) == address) {
-                endpoint->state.draining.store(draining, std::memory_order_relaxed);
-                found = true;
-            }
-    return found;
 }
 
 std::vector<ListeningSocket> Plane::listeners() const {
@@ -355,14 +374,14 @@ telemetry::ServiceStatus Plane::Implementation::service_status(const ServiceView
     for (size_t i = 0; i < view.endpoints.size(); ++i) {
         const EndpointRuntime& endpoint = *view.endpoints[i];
         const int error = endpoint.last_error.load(std::memory_order_relaxed);
-        const bool up = endpoint.state.health.up();
+        const bool up = endpoint.state->up();
         status.endpoints.push_back({.address = endpoint.origin->endpoint,
                                     .resolved = to_string(endpoint.address),
                                     .path = endpoint.origin->path,
                                     .weight = view.configured[i]->weight,
                                     .up = up,
-                                    .draining = endpoint.state.draining.load(std::memory_order_relaxed),
-                                    .active_connections = endpoint.state.active.load(std::memory_order_relaxed),
+                                    .draining = endpoint.state->draining(),
+                                    .active_connections = endpoint.state->active.load(std::memory_order_relaxed),
                                     .last_error = !up && error ? strerror(error) : ""});
     }
     for (const Endpoint& endpoint : service.endpoints) {
@@ -404,6 +423,23 @@ void Plane::measure(TimePoint now) {
     if (elapsed <= Duration(0)) return;
     for (const ServiceViewPointer& view : plane.views)
         stream::measure(*view->state, elapsed);
+}
+
+std::vector<telemetry::PathTraffic> Plane::traffic() const {
+    const Implementation& plane = *implementation_;
+    std::lock_guard lock(plane.mutex);
+    std::vector<telemetry::PathTraffic> traffic;
+    for (const auto& [service, state] : plane.states) {
+        std::lock_guard paths_lock(state->mutex);
+        for (const auto& [path, counters] : state->paths) {
+            telemetry::PathTraffic& sum = traffic.emplace_back(telemetry::PathTraffic{service, path});
+            for (const PathSlot& slot : counters->slots) {
+                sum.received_bytes += slot.received_bytes.get();
+                sum.sent_bytes += slot.sent_bytes.get();
+            }
+        }
+    }
+    return traffic;
 }
 
 Status Plane::status() const {

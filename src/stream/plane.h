@@ -10,6 +10,8 @@
 #include "model/resolution.h"
 #include "model/snapshot.h"
 #include "qos/shaper.h"
+#include "routing/endpoint_states.h"
+#include "routing/steering.h"
 #include "stream/status.h"
 #include "telemetry/log.h"
 
@@ -28,7 +30,7 @@ class Plane {
     // that no service wants are closed by the first apply.
     // A worker's desk in `shapers` is its number.
     Plane(unsigned workers, telemetry::Log& log, flow::Sink& flows, qos::Shapers& shapers,
-          const std::vector<ListeningSocket>& inherited = {});
+          routing::EndpointStates& endpoint_states, const std::vector<ListeningSocket>& inherited = {});
     ~Plane();  // ends what is left and joins the workers
     Plane(const Plane&) = delete;
     Plane& operator=(const Plane&) = delete;
@@ -36,7 +38,12 @@ class Plane {
     // Takes over a snapshot, or the same one where only names resolve otherwise: opens what is new, closes what is
     // gone, and hands limits, access lists, timeouts and endpoints to the established connections too. All or nothing:
     // when a listener cannot be opened the error names it and what to do, and what ran before goes on unchanged.
-    Result<void> apply(SnapshotPointer snapshot, const Resolution& resolution);
+    // `shares`: of services that are steered, by resolved_endpoints().
+    Result<void> apply(SnapshotPointer snapshot, const Resolution& resolution,
+                       const routing::SharesByService& shares = {});
+
+    // Shares of some services' endpoints are others. When it returns, all workers choose by them.
+    void steer(const routing::SharesByService& shares);
 
     // No new work; what is there goes on. SIGTERM: what waits in the listeners' queues is still taken, and UDP sessions
     // still hear their clients. `handed_over`: another process reads the same sockets from now on.
@@ -44,15 +51,14 @@ class Plane {
     uint64_t active_connections() const;
     void end_all(Verdict reason);  // after drain_timeout
 
-    // Takes an endpoint (as configured, or resolved) out of the choice, or back. False: no service has it.
-    bool drain_endpoint(const std::string& address, bool draining);
-
     // All listening sockets. They stay the plane's, and are valid until the next apply or stop_accepting.
     std::vector<ListeningSocket> listeners() const;
 
     // Looks at what moved since the last call, for the rates that status() tells. To be called about once a second.
     void measure(TimePoint now);
 
+    // Since the process began, by service and path.
+    std::vector<telemetry::PathTraffic> traffic() const;
     Status status() const;
     std::vector<flow::Record> active_flows(const flow::Query& query) const;
 

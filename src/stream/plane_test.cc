@@ -197,9 +197,8 @@ TEST_F(PlaneTest, DrainsAnEndpointByHand) {
     EchoServer second;
     service.endpoints.push_back({{"127.0.0.1", second.port()}, "", 100});
     ASSERT_TRUE(apply());
-    const std::string address = to_string(loopback(server.port()));
-    EXPECT_FALSE(plane.drain_endpoint("10.9.9.9:1", true));
-    ASSERT_TRUE(plane.drain_endpoint(address, true));
+    const auto state = endpoint_states.of("web", loopback(server.port()), "onprem");
+    state->close(routing::closed_by_hand);
     std::vector<Fd> clients;
     for (int i = 0; i < 6; ++i) {
         clients.push_back(connect());
@@ -209,7 +208,7 @@ TEST_F(PlaneTest, DrainsAnEndpointByHand) {
     EXPECT_EQ(status().endpoints[1].active_connections, 6u);
     ASSERT_TRUE(apply());
     EXPECT_TRUE(status().endpoints[0].draining) << "a reload must not undo it";
-    ASSERT_TRUE(plane.drain_endpoint(address, false));
+    state->open(routing::closed_by_hand);
     for (int i = 0; i < 4; ++i) {
         clients.push_back(connect());
         ASSERT_TRUE(echoes(clients.back()));
@@ -236,7 +235,7 @@ TEST_F(PlaneTest, ASecondPlaneTakesOverTheSockets) {
     for (ListeningSocket& socket : sockets)  // as a new process has its own
         socket.descriptor = dup(socket.descriptor);
     qos::Shapers shapers_of_heir{1};
-    Plane heir(1, log, flows, shapers_of_heir, sockets);
+    Plane heir(1, log, flows, shapers_of_heir, endpoint_states, sockets);
     auto snapshot = std::make_shared<Snapshot>();
     snapshot->services = {service};
     ASSERT_TRUE(heir.apply(snapshot, {}));

@@ -47,14 +47,14 @@ struct PathState {
     std::vector<PathSlot> slots;  // by worker
 };
 
-// An endpoint of one service at one resolved address. Shared by the snapshots that name it and by the connections that
-// use it; its health and its count of connections survive reloads as long as one of those lives.
+// An endpoint of one service at one resolved address, by one path. Shared by the snapshots that name it and by the
+// connections that use it; its health and its count of connections survive reloads as long as one of those lives.
 struct EndpointRuntime {
     std::shared_ptr<const flow::Origin> origin;
     SocketAddress address;
     std::shared_ptr<PathState> path;
-    routing::EndpointState state;
-    std::atomic<int> last_error{0};  // errno of the latest failed connect; 0 after a success
+    std::shared_ptr<routing::EndpointState> state;  // never null
+    std::atomic<int> last_error{0};                 // errno of the latest failed connect; 0 after a success
 };
 
 struct ServiceState {

@@ -152,7 +152,7 @@ void TcpProxy::connect_endpoint(Connection& connection) {
             const Verdict reason = connection.failed ? verdict_of(connection.failed->last_error) : Verdict::no_endpoint;
             return end(connection, reason, true);
         }
-        connection.endpoint->state.active.fetch_add(1, std::memory_order_relaxed);
+        connection.endpoint->state->active.fetch_add(1, std::memory_order_relaxed);
         const int error = start_attempt(connection);
         if (error == 0) return;
         note_failure(connection, error);
@@ -189,7 +189,7 @@ int TcpProxy::start_attempt(Connection& connection) {
 // Books a failed attempt on the endpoint, and remembers not to try it again for this connection.
 void TcpProxy::note_failure(Connection& connection, int error) {
     EndpointRuntime& endpoint = *connection.endpoint;
-    endpoint.state.active.fetch_sub(1, std::memory_order_relaxed);
+    endpoint.state->active.fetch_sub(1, std::memory_order_relaxed);
     if (is_endpoints_fault(error)) account_failure(context_, *connection.service, endpoint, error);
     if (!connection.failed) connection.failed = std::make_unique<FailedAttempts>();
     connection.failed->endpoints.push_back(std::move(connection.endpoint));
@@ -366,7 +366,7 @@ void TcpProxy::refuse(Connection& connection, Verdict reason, std::string_view d
 void TcpProxy::end(Connection& connection, Verdict reason, bool reset) {
     account_end(context_, *connection.service, ended(connection, reason));
     if (connection.endpoint && connection.endpoint_leg.descriptor >= 0)
-        connection.endpoint->state.active.fetch_sub(1, std::memory_order_relaxed);
+        connection.endpoint->state->active.fetch_sub(1, std::memory_order_relaxed);
     close_connection(connection, reset);
 }
 

@@ -121,7 +121,8 @@ class PlaneTest : public ::testing::Test {
     Resolution resolution;
     bool listed = true;
     qos::Shapers shapers{2};
-    Plane plane{2, log, flows, shapers};
+    routing::EndpointStates endpoint_states;
+    Plane plane{2, log, flows, shapers, endpoint_states};
 };
 
 }  // namespace marchproxy::stream::testing

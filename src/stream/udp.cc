@@ -104,7 +104,7 @@ Session* UdpProxy::begin(Listener& listener, const Key& key) {
     session->number = static_cast<uint32_t>(context_.random());
     session->started = session->last_activity = context_.now;
     service.sessions.add(*session);
-    session->endpoint->state.active.fetch_add(1, std::memory_order_relaxed);
+    session->endpoint->state->active.fetch_add(1, std::memory_order_relaxed);
     sessions_.emplace(key, session);
     timers_.arm(*session, context_.now + service.view->idle_timeout);
 
@@ -276,7 +276,7 @@ void UdpProxy::end_sessions_of(const Listener& listener, Verdict reason) {
 
 void UdpProxy::end(Session& session, Verdict reason) {
     account_end(context_, *session.service, ended(session, reason));
-    session.endpoint->state.active.fetch_sub(1, std::memory_order_relaxed);
+    session.endpoint->state->active.fetch_sub(1, std::memory_order_relaxed);
     sessions_.erase({session.service, session.client, session.asked});
     timers_.disarm(session);
     close(session.descriptor);

@@ -22,9 +22,10 @@ struct ServiceView {
     AccessList access;
     std::vector<std::shared_ptr<EndpointRuntime>> endpoints;  // as the selector counts them
     std::vector<const Endpoint*> configured;                  // beside each: where it comes from
-    routing::Selector selector;
-    std::shared_ptr<PathState> no_path;             // counts what found no endpoint
-    std::shared_ptr<const flow::Origin> no_origin;  // and names it in flow records
+    std::vector<routing::Candidate> candidates;               // and what the selector is made from
+    std::shared_ptr<const routing::Selector> selector;        // the first; see WorkerService
+    std::shared_ptr<PathState> no_path;                       // counts what found no endpoint
+    std::shared_ptr<const flow::Origin> no_origin;            // and names it in flow records
     Duration idle_timeout;
     Treatments treatments{};  // of packets and connections, by the mark they came with
     bool marks = false;       // what is sent is marked by these; else all their marks are 0

@@ -212,7 +212,9 @@ void Worker::read_mailbox() {
 
 WorkerService& Worker::service_of(const ServiceViewPointer& view) {
     auto& service = services_[view->state.get()];
-    if (!service) service = std::make_unique<WorkerService>(WorkerService{.view = view, .worker = context_.worker});
+    if (!service)
+        service = std::make_unique<WorkerService>(
+            WorkerService{.view = view, .selector = view->selector, .worker = context_.worker});
     return *service;
 }
 
@@ -223,6 +225,7 @@ void Worker::apply(const WorkerPlan& plan) {
     for (const ServiceViewPointer& view : plan.views) {
         WorkerService& service = service_of(view);
         service.view = view;
+        service.selector = view->selector;
         service.end_by = TimePoint::max();
         tcp_.service_changed(service);
         udp_.service_changed(service);
@@ -244,6 +247,10 @@ void Worker::apply(const WorkerPlan& plan) {
                                        [&](const auto& listener) { return listener->descriptor == wanted.descriptor; });
         if (!known) open(wanted.descriptor, service_of(wanted.view));
     }
+}
+
+void Worker::steer(const ServiceState& state, const std::shared_ptr<const routing::Selector>& selector) {
+    if (const auto found = services_.find(&state); found != services_.end()) found->second->selector = selector;
 }
 
 void Worker::open(int descriptor, WorkerService& service) {

@@ -49,6 +49,8 @@ class Worker {
 
     // On the worker's thread only, by run_on().
     void apply(const WorkerPlan& plan);
+    // Of the present view.
+    void steer(const ServiceState& state, const std::shared_ptr<const routing::Selector>& selector);
     void stop_accepting(bool handed_over);
     void end_all(Verdict reason);
     void collect_flows(const flow::Query& query, std::vector<flow::Record>& records) const;

@@ -10,7 +10,8 @@ struct Connection;
 struct Session;
 
 struct WorkerService {
-    ServiceViewPointer view;  // swapped by reloads, for established connections too
+    ServiceViewPointer view;                            // swapped by reloads, for established connections too
+    std::shared_ptr<const routing::Selector> selector;  // of the view, swapped whenever shares change
     unsigned worker;
     MemberList<Connection> connections;   // this worker's
     MemberList<Session> sessions;         // the same for UDP

@@ -35,6 +35,12 @@ struct PathCounters {
     HistogramValues connect_latency;
 };
 
+// What of that is needed each second.
+struct PathTraffic {
+    std::string service, path;
+    uint64_t received_bytes = 0, sent_bytes = 0;
+};
+
 // A service's traffic of one direction and priority, as qos has it.
 struct QosStatus {
     bool up = true;  // client to endpoint

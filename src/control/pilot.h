@@ -1,0 +1,114 @@
+// Sees to it that new connections go where it is best at the moment: has the endpoints probed, puts together what
+// probes, connections and traffic show, steers each service by it (routing/steering.h) and hands the shares to the
+// planes. Keeps what was drained by hand. Explains all of it.
+//
+// Without `multicloud.enabled` nothing is probed or steered; draining works all the same.
+//
+// Threads: prepare, take_over, turn and due on the control thread; the others on any (they lock).
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "admin/view.h"
+#include "model/resolution.h"
+#include "packet/plane.h"
+#include "probe/prober.h"
+#include "routing/endpoint_states.h"
+#include "routing/outliers.h"
+#include "routing/steering.h"
+#include "stream/plane.h"
+#include "telemetry/meter.h"
+
+namespace marchproxy::control {
+
+class Pilot {
+  public:
+    // `news` runs on another thread and must only see to it that turn() is called.
+    Pilot(stream::Plane& stream, packet::Plane& packet, routing::EndpointStates& states, telemetry::Log& log,
+          std::function<void()> news);
+    ~Pilot();
+
+    // The shares with which a snapshot would begin, by what is known already. Nothing else changes until take_over().
+    const routing::SharesByService& prepare(const SnapshotPointer& snapshot, const Resolution& resolution);
+    void take_over();
+
+    TimePoint due() const;
+    void turn(TimePoint now);
+
+    // False: there is no such endpoint (as configured, or resolved), path, provider or region.
+    bool drain(admin::Drainable what, const std::string& name, bool draining);
+
+    std::vector<admin::PathReading> paths() const;
+    // Error: there is no such service.
+    Result<admin::Explanation> explain(const std::string& service, const IpAddress& client) const;
+    std::vector<std::string> notes() const;  // what cannot work here
+    std::optional<probe::Status> probes() const;
+
+  private:
+    struct Candidate {
+        std::string endpoint;  // as configured
+        SocketAddress address;
+        std::string path;
+        uint32_t weight = 0;
+        std::shared_ptr<routing::EndpointState> state;
+        probe::Target target;
+        std::shared_ptr<const probe::Gauge> gauge;  // null: not probed, or not yet
+        routing::Facts facts;                       // what the configuration says; the rest is seen anew each time
+    };
+    // A service under way.
+    struct Course {
+        const Service* service;
+        std::vector<Candidate> candidates;
+        routing::SteeringSettings settings;
+        routing::Steering steering{0};
+        routing::Outliers outliers{0};
+        std::vector<routing::Seen> seen{};
+    };
+    struct Chart {
+        SnapshotPointer snapshot;
+        Resolution resolution;
+        std::map<std::string, Course> courses;  // by service
+        routing::SharesByService shares;        // of those that are steered
+        bool steers() const { return snapshot && snapshot->settings.multicloud.enabled; }
+    };
+
+    Course course_of(const Chart& chart, const Service& service) const;
+    Candidate candidate_of(const Chart& chart, const Service& service, const ResolvedEndpoint& endpoint) const;
+    void carry_over(Course& course, const Course& before) const;
+    void close_drained(const Chart& chart) const;
+    bool drains(const Chart& chart, const Candidate& candidate) const;
+    void follow_probes();
+    void measure(TimePoint now);
+    void eject(Course& course, TimePoint now) const;
+    void see(Course& course, TimePoint now) const;
+    routing::Seen seen(const Course& course, size_t candidate, TimePoint now) const;
+    std::string why_down(const Course& course, size_t candidate, TimePoint now) const;
+    admin::PathReading reading_of(const Path& path) const;
+
+    stream::Plane& stream_;
+    packet::Plane& packet_;
+    routing::EndpointStates& states_;
+    telemetry::Log& log_;
+    const std::function<void()> wake_;
+    std::atomic<bool> news_{false};
+
+    mutable std::mutex mutex_;  // over all below
+    Chart now_, next_;
+    std::set<std::pair<admin::Drainable, std::string>> drained_;
+    struct Load {
+        uint64_t received = 0, sent = 0;  // bytes, at the last look
+        double up = 0, down = 0;          // bits a second
+    };
+    std::map<std::string, Load> loads_;  // by path
+    TimePoint measured_{}, turned_{};
+    std::unique_ptr<probe::Prober> prober_;  // last: its thread calls wake_
+};
+
+}  // namespace marchproxy::control

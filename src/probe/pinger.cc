@@ -1,0 +1,149 @@
+#include "probe/pinger.h"
+
+#include <fmt/format.h>
+#include <linux/icmp.h>
+#include <netinet/icmp6.h>
+#include <netinet/ip.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace marchproxy::probe {
+
+namespace {
+
+constexpr int most_a_turn = 256;
+
+// The two protocols' echo messages are alike but for the type and who computes the checksum.
+struct Echo {
+    uint8_t type, code;
+    uint16_t checksum;
+    uint16_t identifier, sequence;
+    uint64_t token;
+} __attribute__((packed));
+
+// RFC 1071.
+uint16_t checksum_of(const Echo& echo) {
+    std::array<uint16_t, sizeof(Echo) / 2> words;
+    std::memcpy(words.data(), &echo, sizeof echo);
+    uint32_t sum = 0;
+    for (const uint16_t word : words)
+        sum += word;
+    sum = (sum & 0xffff) + (sum >> 16);
+    return static_cast<uint16_t>(~(sum + (sum >> 16)));
+}
+
+// A raw socket hears every ICMP message of the machine: only echo replies are to wake it.
+void hear_replies_only(int descriptor, bool v4) {
+    if (v4) {
+        icmp_filter filter{.data = ~(1U << ICMP_ECHOREPLY)};
+        setsockopt(descriptor, SOL_RAW, ICMP_FILTER, &filter, sizeof filter);
+        return;
+    }
+    icmp6_filter filter;
+    ICMP6_FILTER_SETBLOCKALL(&filter);
+    ICMP6_FILTER_SETPASS(ICMP6_ECHO_REPLY, &filter);
+    setsockopt(descriptor, IPPROTO_ICMPV6, ICMP6_FILTER, &filter, sizeof filter);
+}
+
+// Puts the source address into a message's control data (ip(7), ipv6(7)).
+void speak_from(msghdr& message, const IpAddress& source) {
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    if (source.is_v4()) {
+        in_pktinfo info{};
+        std::memcpy(&info.ipi_spec_dst, source.bytes.data() + 12, 4);
+        *header = {.cmsg_len = CMSG_LEN(sizeof info), .cmsg_level = IPPROTO_IP, .cmsg_type = IP_PKTINFO};
+        std::memcpy(CMSG_DATA(header), &info, sizeof info);
+        message.msg_controllen = CMSG_SPACE(sizeof info);
+        return;
+    }
+    in6_pktinfo info{};
+    std::memcpy(&info.ipi6_addr, source.bytes.data(), 16);
+    *header = {.cmsg_len = CMSG_LEN(sizeof info), .cmsg_level = IPPROTO_IPV6, .cmsg_type = IPV6_PKTINFO};
+    std::memcpy(CMSG_DATA(header), &info, sizeof info);
+    message.msg_controllen = CMSG_SPACE(sizeof info);
+}
+
+}  // namespace
+
+Result<Pinger> Pinger::open(bool v4) {
+    const int family = v4 ? AF_INET : AF_INET6;
+    const int protocol = v4 ? static_cast<int>(IPPROTO_ICMP) : static_cast<int>(IPPROTO_ICMPV6);
+    int descriptor = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
+    const bool raw = descriptor < 0;
+    if (raw) {
+        const int error = errno;
+        descriptor = socket(family, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
+        if (descriptor < 0)
+            return Error{
+                fmt::format("probes of kind icmp cannot be sent: {}; let this process's group into "
+                            "net.ipv4.ping_group_range, or give it CAP_NET_RAW",
+                            strerror(error))};
+        hear_replies_only(descriptor, v4);
+    }
+    const int buffer = 1 << 20;
+    setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
+    return Pinger(descriptor, v4, raw, static_cast<uint16_t>(getpid()));
+}
+
+Pinger::Pinger(Pinger&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)),
+      v4_(other.v4_),
+      raw_(other.raw_),
+      identifier_(other.identifier_),
+      sequence_(other.sequence_) {}
+
+Pinger::~Pinger() {
+    if (descriptor_ >= 0) close(descriptor_);
+}
+
+int Pinger::send(const IpAddress& to, const std::optional<IpAddress>& source, uint64_t token) {
+    Echo echo{.type = static_cast<uint8_t>(v4_ ? ICMP_ECHO : ICMP6_ECHO_REQUEST),
+              .code = 0,
+              .checksum = 0,
+              .identifier = htons(identifier_),
+              .sequence = htons(++sequence_),
+              .token = token};
+    if (v4_) echo.checksum = checksum_of(echo);
+    sockaddr_storage address;
+    const socklen_t size = SocketAddress{to, 0}.to(address);
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(in6_pktinfo))> control{};
+    iovec piece{&echo, sizeof echo};
+    msghdr message{.msg_name = &address,
+                   .msg_namelen = size,
+                   .msg_iov = &piece,
+                   .msg_iovlen = 1,
+                   .msg_control = control.data(),
+                   .msg_controllen = control.size(),
+                   .msg_flags = 0};
+    if (source)
+        speak_from(message, *source);
+    else
+        message.msg_controllen = 0;
+    return sendmsg(descriptor_, &message, 0) < 0 ? errno : 0;
+}
+
+void Pinger::receive(const std::function<void(const IpAddress& from, uint64_t token)>& answered) {
+    for (int i = 0; i < most_a_turn; ++i) {
+        std::array<char, 128> buffer;
+        sockaddr_storage from;
+        socklen_t size = sizeof from;
+        const ssize_t got =
+            recvfrom(descriptor_, buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from), &size);
+        if (got < 0) return;
+        // A raw socket of IPv4 hears the IP header too (raw(7)).
+        const size_t start = raw_ && v4_ ? (static_cast<uint8_t>(buffer[0]) & 15) * 4U : 0;
+        if (static_cast<size_t>(got) != start + sizeof(Echo)) continue;
+        Echo echo;
+        std::memcpy(&echo, buffer.data() + start, sizeof echo);
+        if (echo.type != (v4_ ? ICMP_ECHOREPLY : ICMP6_ECHO_REPLY)) continue;
+        if (raw_ && echo.identifier != htons(identifier_)) continue;
+        answered(SocketAddress::from(from).ip, echo.token);
+    }
+}
+
+}  // namespace marchproxy::probe

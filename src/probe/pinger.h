@@ -1,0 +1,41 @@
+// Echo requests of ICMP and ICMPv6 (RFC 792, RFC 4443), all on one socket a family: a ping socket (icmp(7)) where
+// net.ipv4.ping_group_range lets this process have one, else a raw one with CAP_NET_RAW.
+//
+// One thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "model/address.h"
+#include "model/result.h"
+
+namespace marchproxy::probe {
+
+class Pinger {
+  public:
+    // Error: neither socket is to be had; says what would help.
+    static Result<Pinger> open(bool v4);
+    Pinger(Pinger&& other) noexcept;
+    ~Pinger();
+
+    int descriptor() const { return descriptor_; }
+    // Returns errno, 0 when it is on its way. `token` comes back with the answer.
+    int send(const IpAddress& to, const std::optional<IpAddress>& source, uint64_t token);
+    // Answers that have come, at most so many as one turn may take. Anybody can send anything here: who it was and what
+    // token it had is the caller's to check.
+    void receive(const std::function<void(const IpAddress& from, uint64_t token)>& answered);
+
+  private:
+    Pinger(int descriptor, bool v4, bool raw, uint16_t identifier)
+        : descriptor_(descriptor), v4_(v4), raw_(raw), identifier_(identifier) {}
+
+    int descriptor_;
+    bool v4_, raw_;
+    uint16_t identifier_;  // of a raw socket; a ping socket's is the kernel's affair
+    uint16_t sequence_ = 0;
+};
+
+}  // namespace marchproxy::probe

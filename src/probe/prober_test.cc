@@ -1,0 +1,335 @@
+#include "probe/prober.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+namespace marchproxy::probe {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+
+const IpAddress here = IpAddress::v4(0x7f000001);
+
+// A socket at a port of its own on loopback, and a thread that serves it until it goes.
+class Served {
+  public:
+    Served(int type, std::function<void(int)> serve, uint16_t port = 0) : descriptor_(socket(AF_INET, type, 0)) {
+        const int one = 1;
+        setsockopt(descriptor_, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+        sockaddr_storage address;
+        const socklen_t size = SocketAddress{here, port}.to(address);
+        EXPECT_EQ(bind(descriptor_, reinterpret_cast<sockaddr*>(&address), size), 0) << strerror(errno);
+        if (type == SOCK_STREAM) listen(descriptor_, 100);
+        thread_ = std::thread([this, serve = std::move(serve)] {
+            pollfd ready{descriptor_, POLLIN, 0};
+            while (!over_)
+                if (poll(&ready, 1, 10) > 0) serve(descriptor_);
+        });
+    }
+    ~Served() {
+        over_ = true;
+        thread_.join();
+        close(descriptor_);
+    }
+    SocketAddress address() const {
+        sockaddr_storage address;
+        socklen_t size = sizeof address;
+        getsockname(descriptor_, reinterpret_cast<sockaddr*>(&address), &size);
+        return SocketAddress::from(address);
+    }
+
+  private:
+    int descriptor_;
+    std::atomic<bool> over_{false};
+    std::thread thread_;
+};
+
+void accept_and_close(int listener) {
+    close(accept(listener, nullptr, nullptr));
+}
+
+std::function<void(int)> answer_with(std::string answer) {
+    return [answer = std::move(answer)](int listener) {
+        const int connection = accept(listener, nullptr, nullptr);
+        char request[1024];
+        if (recv(connection, request, sizeof request, 0) > 0)
+            send(connection, answer.data(), answer.size(), MSG_NOSIGNAL);
+        close(connection);
+    };
+}
+
+void receive_from(int descriptor, std::string& text, sockaddr_storage& from, socklen_t& size) {
+    char buffer[64];
+    size = sizeof from;
+    const ssize_t got = recvfrom(descriptor, buffer, sizeof buffer, 0, reinterpret_cast<sockaddr*>(&from), &size);
+    text.assign(buffer, got > 0 ? static_cast<size_t>(got) : 0);
+}
+
+void echo(int descriptor) {
+    std::string text;
+    sockaddr_storage from;
+    socklen_t size;
+    receive_from(descriptor, text, from, size);
+    sendto(descriptor, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&from), size);
+}
+
+uint16_t closed_port() {
+    return Served(SOCK_STREAM, accept_and_close).address().port;
+}
+
+struct ProberTest : testing::Test {
+    Target target(ProbeKind kind, const SocketAddress& address) {
+        Target target{.address = address, .settings = {}, .source = {}, .host = "a.example", .path = "wan"};
+        target.settings.kind = kind;
+        target.settings.interval = 100ms;
+        target.settings.timeout = 80ms;
+        return target;
+    }
+    void follow(const std::vector<Target>& targets) {
+        std::vector<Wanted> wanted;
+        for (const Target& one : targets) {
+            states.push_back(std::make_shared<routing::EndpointState>());
+            wanted.push_back({one, {states.back()}});
+        }
+        gauges = prober.follow(wanted);
+    }
+    routing::Reading reading(size_t i = 0) const { return gauges.at(i)->reading(); }
+    std::string problem(size_t i = 0) const { return gauges.at(i)->problem(); }
+    static bool eventually(const std::function<bool()>& condition) {
+        for (int i = 0; i < 1000; ++i) {
+            if (condition()) return true;
+            std::this_thread::sleep_for(5ms);
+        }
+        return false;
+    }
+    bool answers(size_t i = 0) const {
+        return eventually([&] { return reading(i).round_trip.has_value(); });
+    }
+    bool falls(size_t i = 0) const {
+        return eventually([&] { return !reading(i).up; });
+    }
+
+    std::mutex mutex;
+    std::string logged;
+    telemetry::Log log{LogLevel::debug, LogFormat::text, [this](std::string_view line) {
+                           std::lock_guard lock(mutex);
+                           logged += std::string(line) + '\n';
+                       }};
+    std::atomic<int> changes{0};
+    std::vector<std::shared_ptr<routing::EndpointState>> states;
+    std::vector<std::shared_ptr<const Gauge>> gauges;
+    Prober prober{log, [this] { ++changes; }};
+};
+
+TEST_F(ProberTest, TcpTellsTheRoundTripAndWhoIsGone) {
+    std::optional<Served> server(std::in_place, SOCK_STREAM, accept_and_close);
+    const SocketAddress address = server->address();
+    follow({target(ProbeKind::tcp, address)});
+    ASSERT_TRUE(answers());
+    EXPECT_LT(*reading().round_trip, 80ms);
+    EXPECT_TRUE(states[0]->up());
+    EXPECT_GE(changes, 1) << "the first answer is news";
+
+    for (unsigned i = 0; i < routing::Health::failures_to_fall; ++i)
+        states[0]->health.failed(Clock::now());
+    server.reset();
+    ASSERT_TRUE(falls());
+    EXPECT_TRUE(states[0]->closed & routing::closed_by_probe);
+    EXPECT_EQ(problem(), "Connection refused");
+    EXPECT_GT(reading().loss_ratio, 0);
+    {
+        std::lock_guard lock(mutex);
+        EXPECT_THAT(logged, HasSubstr("probes do not get through"));
+        EXPECT_THAT(logged, HasSubstr("Connection refused"));
+    }
+
+    server.emplace(SOCK_STREAM, accept_and_close, address.port);
+    ASSERT_TRUE(eventually([&] { return reading().up; }));
+    EXPECT_TRUE(eventually([&] { return states[0]->up(); })) << "its connects' failures are forgotten too";
+    EXPECT_EQ(problem(), "");
+}
+
+TEST_F(ProberTest, HttpLooksAtStatusAndBody) {
+    Served good(SOCK_STREAM, answer_with("HTTP/1.1 200 OK\r\n\r\nI am ready"));
+    Served bad(SOCK_STREAM, answer_with("HTTP/1.1 503 No\r\n\r\nI am ready"));
+    Served silent(SOCK_STREAM, accept_and_close);
+    std::vector<Target> targets;
+    for (const Served* server : {&good, &bad, &silent}) {
+        targets.push_back(target(ProbeKind::http, server->address()));
+        targets.back().settings.expect_body = "ready";
+    }
+    follow(targets);
+    EXPECT_TRUE(answers(0));
+    EXPECT_TRUE(falls(1));
+    EXPECT_EQ(problem(1), "status 503");
+    EXPECT_TRUE(falls(2));
+    EXPECT_TRUE(reading(0).up);
+}
+
+TEST_F(ProberTest, UdpTakesNothingButItsOwnEcho) {
+    Served good(SOCK_DGRAM, echo);
+    Served wrong(SOCK_DGRAM, [](int descriptor) {  // answers, but not to what was asked
+        std::string text;
+        sockaddr_storage from;
+        socklen_t size;
+        receive_from(descriptor, text, from, size);
+        if (!text.empty()) text[0] = static_cast<char>(text[0] + 1);
+        sendto(descriptor, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&from), size);
+    });
+    follow({target(ProbeKind::udp, good.address()), target(ProbeKind::udp, wrong.address()),
+            target(ProbeKind::udp, {here, closed_port()})});
+    EXPECT_TRUE(answers(0));
+    EXPECT_TRUE(falls(1));
+    EXPECT_EQ(problem(1), "no answer within 80ms");
+    EXPECT_TRUE(falls(2));
+    EXPECT_EQ(problem(2), "Connection refused");
+}
+
+TEST_F(ProberTest, WhoFloodsIsCutOffAndTheOthersGoOn) {
+    Served good(SOCK_DGRAM, echo);
+    Served flood(SOCK_DGRAM, [](int descriptor) {
+        std::string text;
+        sockaddr_storage from;
+        socklen_t size;
+        receive_from(descriptor, text, from, size);
+        for (int i = 0; i < 2000; ++i)
+            sendto(descriptor, "garbage", 7, MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&from), size);
+    });
+    follow({target(ProbeKind::udp, good.address()), target(ProbeKind::udp, flood.address())});
+    EXPECT_TRUE(falls(1));
+    EXPECT_TRUE(answers(0));
+    std::this_thread::sleep_for(500ms);
+    EXPECT_TRUE(reading(0).up);
+    EXPECT_LT(reading(0).loss_ratio, 0.5);
+}
+
+TEST_F(ProberTest, LateAnswersAreLost) {
+    Served late(SOCK_DGRAM, [](int descriptor) {
+        std::this_thread::sleep_for(150ms);
+        echo(descriptor);
+    });
+    follow({target(ProbeKind::udp, late.address())});
+    EXPECT_TRUE(falls());
+    EXPECT_FALSE(reading().round_trip);
+}
+
+TEST_F(ProberTest, IcmpAsksTheHost) {
+    follow({target(ProbeKind::icmp, {here, 0}), target(ProbeKind::icmp, {*IpAddress::parse("::1"), 0})});
+    if (eventually([&] { return !prober.status().notes.empty() || reading().probes > 3; }) &&
+        !prober.status().notes.empty()) {
+        EXPECT_TRUE(reading().up) << "whom this machine cannot ask is not down";
+        EXPECT_THAT(prober.status().notes[0], HasSubstr("ping_group_range"));
+        GTEST_SKIP() << prober.status().notes[0];
+    }
+    EXPECT_TRUE(answers(0));
+    EXPECT_TRUE(answers(1));
+}
+
+TEST_F(ProberTest, ARefusalIsAnAnswerWhereTheHostIsAsked) {
+    Target asked = target(ProbeKind::tcp, {here, closed_port()});
+    asked.refusal_answers = true;
+    follow({asked});
+    EXPECT_TRUE(answers());
+    EXPECT_TRUE(reading().up);
+}
+
+TEST_F(ProberTest, WhatThisMachineCannotSendIsNoSignOfTheTarget) {
+    Served server(SOCK_STREAM, accept_and_close);
+    rlimit before;
+    getrlimit(RLIMIT_NOFILE, &before);
+    const rlimit none{.rlim_cur = 3, .rlim_max = before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+    follow({target(ProbeKind::tcp, server.address())});
+    EXPECT_TRUE(eventually([&] { return !problem().empty(); }));
+    EXPECT_THAT(problem(), HasSubstr("Too many open files"));
+    std::this_thread::sleep_for(500ms);
+    setrlimit(RLIMIT_NOFILE, &before);
+    EXPECT_TRUE(reading().up);
+    EXPECT_EQ(reading().probes, 0U);
+}
+
+TEST_F(ProberTest, APathWhoseSourceIsNotHereIsDown) {
+    Served server(SOCK_STREAM, accept_and_close);
+    Target asked = target(ProbeKind::tcp, server.address());
+    asked.source = IpAddress::v4(0x0b0b0b0b);  // nobody's here
+    follow({asked});
+    EXPECT_TRUE(falls());
+    EXPECT_THAT(problem(), HasSubstr("cannot speak from 11.11.11.11"));
+}
+
+TEST_F(ProberTest, ProbesComeFromTheSource) {
+    std::atomic<uint32_t> from{0};
+    Served server(SOCK_STREAM, [&](int listener) {
+        sockaddr_in peer{};
+        socklen_t size = sizeof peer;
+        close(accept(listener, reinterpret_cast<sockaddr*>(&peer), &size));
+        from = ntohl(peer.sin_addr.s_addr);
+    });
+    Target asked = target(ProbeKind::tcp, server.address());
+    asked.source = IpAddress::v4(0x7f000009);
+    follow({asked});
+    EXPECT_TRUE(eventually([&] { return from == 0x7f000009; }));
+}
+
+TEST_F(ProberTest, WhatIsKnownStaysKnownAndWhatIsLeftIsTakenToBeThere) {
+    const Target gone = target(ProbeKind::tcp, {here, closed_port()});
+    follow({gone});
+    ASSERT_TRUE(falls());
+    const auto state = states[0];
+    follow({target(ProbeKind::tcp, {here, closed_port()}), gone});
+    EXPECT_FALSE(reading(1).up);
+    EXPECT_TRUE(states[2]->closed & routing::closed_by_probe) << "told to the endpoint that asks for it now";
+    EXPECT_EQ(state->closed, 0);
+    follow({});
+    EXPECT_EQ(states[2]->closed, 0);
+    EXPECT_EQ(prober.status().targets, 0U);
+}
+
+TEST_F(ProberTest, ThousandsOfTargets) {
+    Served server(SOCK_DGRAM, echo);
+    std::vector<Target> targets(3000, target(ProbeKind::udp, server.address()));
+    for (size_t i = 0; i < targets.size(); ++i) {
+        targets[i].path = std::to_string(i);
+        targets[i].settings.interval = 2s;
+        targets[i].settings.timeout = 1s;
+    }
+    follow(targets);
+    EXPECT_TRUE(eventually([&] { return prober.status().answered >= targets.size(); }));
+    EXPECT_EQ(prober.status().targets, targets.size());
+}
+
+// The interval and three timeouts, and what the machine adds; one at a time it would be 2.1 s at least.
+TEST_F(ProberTest, WhoFallsSilentIsDownSoon) {
+    std::atomic<bool> silent{false};
+    Served server(SOCK_DGRAM, [&](int descriptor) {
+        if (!silent) return echo(descriptor);
+        std::string text;
+        sockaddr_storage from;
+        socklen_t size;
+        receive_from(descriptor, text, from, size);
+    });
+    Target asked = target(ProbeKind::udp, server.address());
+    asked.settings.interval = 1s;
+    asked.settings.timeout = 100ms;
+    follow({asked});
+    ASSERT_TRUE(answers());
+    silent = true;
+    const TimePoint since = Clock::now();
+    ASSERT_TRUE(falls());
+    EXPECT_LT(Clock::now() - since, 1s + 3 * 100ms + 500ms);
+}
+
+}  // namespace
+}  // namespace marchproxy::probe
