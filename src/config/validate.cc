@@ -260,7 +260,7 @@ class Services {
     }
 
     void check_routing(const Service& service, const Node& node, const std::string& path) {
-        const auto& [policy, weights, retry, seed] = service.routing;
+        const auto& [policy, weights, retry, on_down, seed] = service.routing;
         const MulticloudSettings& multicloud = snapshot_.settings.multicloud;
         const Node* given = node.find("routing.weights");
         if (given && weights.latency + weights.cost + weights.bandwidth <= 0)

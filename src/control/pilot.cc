@@ -24,9 +24,10 @@ probe::Target target_of(const ProbeSettings& settings, const Service& service, c
                         const Path* path) {
     probe::Target target{.address = endpoint.address,
                          .settings = settings,
-                         .source = path ? path->source : std::nullopt,
+                         .source = {},
                          .host = to_string(endpoint.endpoint->address),
                          .path = endpoint.path};
+    if (path && path->source && path->source->is_v4() == endpoint.address.ip.is_v4()) target.source = path->source;
     if (settings.kind == ProbeKind::icmp) target.address.port = 0;
     if (settings.port) target.address.port = *settings.port;
     target.refusal_answers = service.protocol == Protocol::udp && settings.kind == ProbeKind::tcp && !settings.port;
@@ -121,6 +122,7 @@ void Pilot::carry_over(Course& course, const Course& before) const {
         course.outliers.carry_over(i, before.outliers, found->second);
         const Candidate& candidate_before = before.candidates[found->second];
         if (candidate_before.target == course.candidates[i].target) course.candidates[i].gauge = candidate_before.gauge;
+        course.candidates[i].known_down = candidate_before.known_down;
     }
 }
 
@@ -170,6 +172,7 @@ TimePoint Pilot::due() const {
 
 void Pilot::turn(TimePoint now) {
     routing::SharesByService changed;
+    std::vector<Fallen> fallen;
     {
         std::lock_guard lock(mutex_);
         const bool news = news_.exchange(false);
@@ -181,11 +184,23 @@ void Pilot::turn(TimePoint now) {
             see(course, now);
             if (course.steering.update(course.settings, course.seen, now))
                 changed[name] = now_.shares[name] = course.steering.shares();
+            find_fallen(course, fallen);
         }
     }
-    if (changed.empty()) return;
-    stream_.steer(changed);
-    packet_.steer(changed);
+    if (!changed.empty()) {
+        stream_.steer(changed);
+        packet_.steer(changed);
+    }
+    for (const auto& [service, address, path] : fallen)
+        stream_.endpoint_down(service, address, path);
+}
+
+void Pilot::find_fallen(Course& course, std::vector<Fallen>& fallen) const {
+    for (Candidate& candidate : course.candidates) {
+        const bool down = candidate.state->closed.load(std::memory_order_relaxed) & routing::closed_by_probe;
+        if (down && !candidate.known_down) fallen.push_back({course.service->name, candidate.address, candidate.path});
+        candidate.known_down = down;
+    }
 }
 
 // What paths carry, both planes together.

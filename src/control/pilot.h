@@ -60,6 +60,7 @@ class Pilot {
         std::shared_ptr<routing::EndpointState> state;
         probe::Target target;
         std::shared_ptr<const probe::Gauge> gauge;  // null: not probed, or not yet
+        bool known_down = false;                    // by probes, at the last turn
         routing::Facts facts;                       // what the configuration says; the rest is seen anew each time
     };
     // A service under way.
@@ -87,6 +88,13 @@ class Pilot {
     void follow_probes();
     void measure(TimePoint now);
     void eject(Course& course, TimePoint now) const;
+    // Endpoints of which it is new that they are dead.
+    struct Fallen {
+        std::string service;
+        SocketAddress address;
+        std::string path;
+    };
+    void find_fallen(Course& course, std::vector<Fallen>& fallen) const;
     void see(Course& course, TimePoint now) const;
     routing::Seen seen(const Course& course, size_t candidate, TimePoint now) const;
     std::string why_down(const Course& course, size_t candidate, TimePoint now) const;

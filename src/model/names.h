@@ -28,6 +28,7 @@ enum class Policy : uint8_t {
     maglev
 };
 enum class Retry : uint8_t { none, connect, unanswered };
+enum class OnDown : uint8_t { reset, keep };
 enum class TlsMode : uint8_t { none, passthrough, terminate, mutual };
 enum class ProxyProtocol : uint8_t { none, v1, v2 };
 enum class ProbeKind : uint8_t { tcp, http, icmp, udp };
@@ -60,6 +61,7 @@ MARCHPROXY_NAMES(Policy, 9, {Policy::latency, "latency"}, {Policy::cost, "cost"}
                  {Policy::weighted_round_robin, "weighted_round_robin"},
                  {Policy::least_connections, "least_connections"}, {Policy::maglev, "maglev"});
 MARCHPROXY_NAMES(Retry, 3, {Retry::none, "none"}, {Retry::connect, "connect"}, {Retry::unanswered, "unanswered"});
+MARCHPROXY_NAMES(OnDown, 2, {OnDown::reset, "reset"}, {OnDown::keep, "keep"});
 MARCHPROXY_NAMES(TlsMode, 4, {TlsMode::none, "none"}, {TlsMode::passthrough, "passthrough"},
                  {TlsMode::terminate, "terminate"}, {TlsMode::mutual, "mutual"});
 MARCHPROXY_NAMES(ProxyProtocol, 3, {ProxyProtocol::none, "none"}, {ProxyProtocol::v1, "v1"}, {ProxyProtocol::v2, "v2"});

@@ -53,6 +53,8 @@ const std::string& Plane::Implementation::why_unavailable() {
 
 // The address from which the kernel itself would speak to an endpoint: networks that check sources let it pass.
 void Plane::Implementation::find_sources(Subject& subject) const {
+    for (const Path& path : subject.snapshot->paths)
+        if (path.source) subject.sources.by_path[path.name] = {*path.source};
     for (const Service& service : subject.snapshot->services) {
         if (!may_want(service)) continue;
         for (const Target& target : targets_of(service, subject.resolution, subject.snapshot->path_table)) {

@@ -21,12 +21,12 @@ enum Closed : uint8_t {
 inline constexpr uint8_t closed_for_all = closed_by_hand | closed_path;
 
 struct EndpointState {
-    // Connections or sessions, over all workers. It changes with each of them, so it has a cache line of its own.
+    // Connections or sessions, over all workers; and what they have shown since the endpoint is known (see Outliers).
+    // These change with each of them, and so have a cache line of their own.
     alignas(64) std::atomic<uint64_t> active{0};
+    std::atomic<uint64_t> attempts{0}, failures{0}, segments{0}, retransmissions{0};
     alignas(64) std::atomic<uint8_t> closed{0};
     Health health;
-    // What connections have shown since it is known: see Outliers.
-    std::atomic<uint64_t> attempts{0}, failures{0}, segments{0}, retransmissions{0};
 
     void close(Closed why) { closed.fetch_or(why, std::memory_order_relaxed); }
     void open(Closed why) { closed.fetch_and(static_cast<uint8_t>(~why), std::memory_order_relaxed); }

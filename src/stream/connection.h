@@ -7,6 +7,7 @@
 #include "qos/timer_wheel.h"
 #include "stream/admit.h"
 #include "stream/forward.h"
+#include "stream/losses.h"
 #include "stream/worker_service.h"
 
 namespace marchproxy::stream {
@@ -31,12 +32,13 @@ struct Connection : qos::Timer {  // the timer: header, connect or idle timeout,
     std::shared_ptr<EndpointRuntime> endpoint;
     std::unique_ptr<FailedAttempts> failed;
     Direction up, down;
-    TimePoint started, last_activity;
+    TimePoint started, last_activity, losses_counted;
     TimePoint attempt_started;
     SocketAddress client;  // as the PROXY header says, where one is accepted
     SocketAddress asked;   // the address that the client connected to, where a PROXY header said it; else port 0
     Leg client_leg, endpoint_leg;
     Admission admission;
+    Losses losses;  // on the way to the endpoint, when last looked at
     Stage stage = Stage::header;
     bool client_watched = false;     // by epoll
     bool keepalive = false;          // probes for a dead peer were asked for

@@ -122,13 +122,17 @@ std::shared_ptr<EndpointRuntime> Plane::Implementation::endpoint_of(const Servic
                                                           .policy = service.routing.policy});
     std::weak_ptr<EndpointRuntime>& known = endpoints[{service.name, address, path}];
     std::shared_ptr<EndpointRuntime> runtime = known.lock();
-    const bool same = runtime && runtime->origin->endpoint == origin->endpoint &&
+    const Path* by = path.empty() ? nullptr : snapshot->find_path(path);
+    std::optional<IpAddress> source = by ? by->source : std::nullopt;
+    if (source && source->is_v4() != address.ip.is_v4()) source.reset();
+    const bool same = runtime && runtime->source == source && runtime->origin->endpoint == origin->endpoint &&
                       runtime->origin->policy == origin->policy && runtime->origin->priority == origin->priority &&
                       runtime->origin->protocol == origin->protocol;
     if (same) return runtime;
     auto fresh = std::make_shared<EndpointRuntime>();
     fresh->origin = std::move(origin);
     fresh->address = address;
+    fresh->source = source;
     fresh->path = path_of(state, path);
     fresh->state = endpoint_states.of(service.name, address, path);
     known = fresh;
@@ -155,6 +159,7 @@ ServiceViewPointer Plane::Implementation::make_view(const SnapshotPointer& from,
     view->idle_timeout = idle_timeout_of(service, from->settings.stream);
     const QosSettings& qos = from->settings.qos;
     view->treatments = treatments_of(service, qos);
+    view->measures = from->settings.multicloud.enabled;
     view->marks = qos.enabled;
     view->heeds = qos.enabled && heeds_marks(service.qos);
     if (!qos.enabled) view->treatments.fill({priority_of(service, qos), 0});
@@ -295,6 +300,18 @@ void Plane::steer(const routing::SharesByService& shares) {
             for (const auto& [view, selector] : next)
                 worker->steer(*view->state, selector);
         });
+}
+
+void Plane::endpoint_down(const std::string& service, const SocketAddress& address, const std::string& path) {
+    const Implementation& plane = *implementation_;
+    std::lock_guard lock(plane.mutex);
+    const auto state = plane.states.find(service);
+    const auto known = plane.endpoints.find({service, address, path});
+    if (state == plane.states.end() || known == plane.endpoints.end()) return;
+    const std::shared_ptr<EndpointRuntime> endpoint = known->second.lock();
+    if (!endpoint) return;
+    for (const auto& worker : plane.workers)
+        worker->run_on([&] { worker->endpoint_down(*state->second, *endpoint); });
 }
 
 // --- the end -------------------------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ class Plane {
     // Shares of some services' endpoints are others. When it returns, all workers choose by them.
     void steer(const routing::SharesByService& shares);
 
+    // An endpoint is known to be dead: connects to it that are under way go on with another one, UDP sessions get
+    // another one with their next datagram, and connections end as the service's `on_down` says.
+    void endpoint_down(const std::string& service, const SocketAddress& address, const std::string& path);
+
     // No new work; what is there goes on. SIGTERM: what waits in the listeners' queues is still taken, and UDP sessions
     // still hear their clients. `handed_over`: another process reads the same sockets from now on.
     void stop_accepting(bool handed_over = false);

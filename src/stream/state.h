@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,7 @@ struct PathState {
 struct EndpointRuntime {
     std::shared_ptr<const flow::Origin> origin;
     SocketAddress address;
+    std::optional<IpAddress> source;  // that it is spoken to from; none: what the routes prefer
     std::shared_ptr<PathState> path;
     std::shared_ptr<routing::EndpointState> state;  // never null
     std::atomic<int> last_error{0};                 // errno of the latest failed connect; 0 after a success

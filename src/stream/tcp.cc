@@ -5,9 +5,11 @@
 
 #include <cassert>
 #include <cerrno>
+#include <cstring>
 
 #include "stream/account.h"
 #include "stream/choose.h"
+#include "stream/losses.h"
 #include "stream/marking.h"
 #include "stream/proxy_protocol.h"
 #include "stream/sockets.h"
@@ -19,6 +21,7 @@ namespace {
 constexpr int accepts_a_turn = 64;
 // Connections that live shorter are not worth the system calls that ask for keep-alive probes.
 constexpr auto keepalive_after = std::chrono::seconds(1);
+constexpr auto losses_interval = std::chrono::seconds(1);  // at which a busy connection is looked at
 
 void mark_edges(Leg& leg, uint32_t events) {
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) leg.readable = true;
@@ -153,6 +156,7 @@ void TcpProxy::connect_endpoint(Connection& connection) {
             return end(connection, reason, true);
         }
         connection.endpoint->state->active.fetch_add(1, std::memory_order_relaxed);
+        connection.endpoint->state->attempts.fetch_add(1, std::memory_order_relaxed);
         const int error = start_attempt(connection);
         if (error == 0) return;
         note_failure(connection, error);
@@ -169,6 +173,15 @@ int TcpProxy::start_attempt(Connection& connection) {
     send_at_once(descriptor);
     if (connection.dscp) mark(descriptor, connection.endpoint->address.ip.is_v4(), connection.dscp);
     if (connection.service->service().mss) limit_segments(descriptor, connection.service->service());
+    if (connection.endpoint->source && !speak_from(descriptor, *connection.endpoint->source)) {
+        context_.log.limited(LogLevel::error, "source " + connection.endpoint->path->name,
+                             "a path's source cannot be spoken from",
+                             {{"path", connection.endpoint->path->name},
+                              {"source", to_string(*connection.endpoint->source)},
+                              {"error", strerror(errno)}});
+        close(descriptor);
+        return ENETUNREACH;  // the path is not to be had
+    }
     if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) != 0 && errno != EINPROGRESS) {
         const int error = errno;
         close(descriptor);
@@ -177,6 +190,7 @@ int TcpProxy::start_attempt(Connection& connection) {
     connection.stage = Stage::connecting;
     connection.attempt_started = context_.now;
     connection.endpoint_leg = {.descriptor = descriptor};
+    connection.losses = {};
     if (!watch(connection, descriptor, Tag::endpoint_leg) || !watch_client(connection)) {
         close(descriptor);
         connection.endpoint_leg.descriptor = -1;
@@ -190,7 +204,10 @@ int TcpProxy::start_attempt(Connection& connection) {
 void TcpProxy::note_failure(Connection& connection, int error) {
     EndpointRuntime& endpoint = *connection.endpoint;
     endpoint.state->active.fetch_sub(1, std::memory_order_relaxed);
-    if (is_endpoints_fault(error)) account_failure(context_, *connection.service, endpoint, error);
+    if (is_endpoints_fault(error)) {
+        endpoint.state->failures.fetch_add(1, std::memory_order_relaxed);
+        account_failure(context_, *connection.service, endpoint, error);
+    }
     if (!connection.failed) connection.failed = std::make_unique<FailedAttempts>();
     connection.failed->endpoints.push_back(std::move(connection.endpoint));
     connection.failed->last_error = error;
@@ -270,7 +287,9 @@ void TcpProxy::forward(Connection& connection) {
 
     const uint64_t up_moved = connection.up.bytes - up_before, down_moved = connection.down.bytes - down_before;
     if (up_moved | down_moved) {
+        const bool second_over = connection.last_activity - connection.losses_counted >= losses_interval;
         connection.last_activity = context_.now;
+        if (second_over && connection.service->view->measures) count_losses(connection);
         PathSlot& slot = connection.endpoint->path->slots[context_.worker];
         slot.received_bytes.add(up_moved);
         slot.sent_bytes.add(down_moved);
@@ -296,6 +315,18 @@ void TcpProxy::forward(Connection& connection) {
     if (down == Pumped::sink_failed) client.readable = client.hangup = true;
     const bool read_rest = up == Pumped::sink_failed || down == Pumped::sink_failed;
     if (read_rest || up == Pumped::again || down == Pumped::again) queue(connection);
+}
+
+// What the kernel had to send again towards the endpoint since the last look.
+void TcpProxy::count_losses(Connection& connection) {
+    connection.losses_counted = context_.now;
+    const auto now = losses_of(connection.endpoint_leg.descriptor);
+    if (!now) return;
+    routing::EndpointState& state = *connection.endpoint->state;
+    Losses& before = connection.losses;
+    state.segments.fetch_add(now->segments - before.segments, std::memory_order_relaxed);
+    state.retransmissions.fetch_add(now->retransmissions - before.retransmissions, std::memory_order_relaxed);
+    before = *now;
 }
 
 void TcpProxy::timeout(Connection& connection) {
@@ -365,8 +396,14 @@ void TcpProxy::refuse(Connection& connection, Verdict reason, std::string_view d
 
 void TcpProxy::end(Connection& connection, Verdict reason, bool reset) {
     account_end(context_, *connection.service, ended(connection, reason));
-    if (connection.endpoint && connection.endpoint_leg.descriptor >= 0)
-        connection.endpoint->state->active.fetch_sub(1, std::memory_order_relaxed);
+    if (connection.endpoint && connection.endpoint_leg.descriptor >= 0) {
+        routing::EndpointState& state = *connection.endpoint->state;
+        state.active.fetch_sub(1, std::memory_order_relaxed);
+        // Reset before it said anything: as good as refused.
+        if (reason == Verdict::endpoint_reset && connection.down.bytes == 0)
+            state.failures.fetch_add(1, std::memory_order_relaxed);
+        if (connection.service->view->measures) count_losses(connection);
+    }
     close_connection(connection, reset);
 }
 
@@ -420,6 +457,15 @@ void TcpProxy::settle(Connection& connection) {
     take_no_turns(connection);
     queue(connection);    // what waited for its turn asks again
     timeout(connection);  // ends it or sets its timer by the new idle timeout
+}
+
+void TcpProxy::endpoint_down(WorkerService& service, const EndpointRuntime& endpoint) {
+    service.connections.for_each([&](Connection& connection) {
+        if (connection.endpoint.get() != &endpoint) return;
+        if (connection.stage == Stage::connecting) return attempt_failed(connection, ETIMEDOUT);
+        if (connection.stage == Stage::established && service.service().routing.on_down == OnDown::reset)
+            end(connection, Verdict::endpoint_down, true);
+    });
 }
 
 void TcpProxy::end_all(WorkerService& service, Verdict reason) {

@@ -33,6 +33,7 @@ class TcpProxy {
     // From the control side, by way of the worker's mailbox.
     void configure(const StreamSettings& settings) { forwarder_.configure(settings); }
     void service_changed(WorkerService& service);  // its view was swapped
+    void endpoint_down(WorkerService& service, const EndpointRuntime& endpoint);
     void end_all(WorkerService& service, Verdict reason);
     flow::Record record(const Connection& connection) const;
 
@@ -66,6 +67,7 @@ class TcpProxy {
     static uint8_t attempts(const Connection& connection);
     void queue(Connection& connection);
     void settle(Connection& connection);
+    void count_losses(Connection& connection);
     void timeout(Connection& connection);
     static void keep_alive(Connection& connection);
     void arm(Connection& connection, Duration delay) { timers_.arm(connection, context_.now + delay); }

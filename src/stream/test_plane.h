@@ -82,8 +82,9 @@ class PlaneTest : public ::testing::Test {
         auto snapshot = std::make_shared<Snapshot>();
         snapshot->settings = settings;
         if (listed) snapshot->services = {service};
+        snapshot->paths = paths;
         shapers.configure(snapshot->settings.qos);
-        return plane.apply(snapshot, resolution);
+        return plane.apply(snapshot, resolution, snapshot_shares);
     }
     Fd connect() { return connect_to(service.listen); }
     telemetry::ServiceStatus status() { return plane.status().services.at(0); }
@@ -118,7 +119,9 @@ class PlaneTest : public ::testing::Test {
     Flows flows;
     Settings settings;
     Service service;
+    std::vector<Path> paths;
     Resolution resolution;
+    routing::SharesByService snapshot_shares;
     bool listed = true;
     qos::Shapers shapers{2};
     routing::EndpointStates endpoint_states;

@@ -105,6 +105,7 @@ Session* UdpProxy::begin(Listener& listener, const Key& key) {
     session->started = session->last_activity = context_.now;
     service.sessions.add(*session);
     session->endpoint->state->active.fetch_add(1, std::memory_order_relaxed);
+    session->endpoint->state->attempts.fetch_add(1, std::memory_order_relaxed);
     sessions_.emplace(key, session);
     timers_.arm(*session, context_.now + service.view->idle_timeout);
 
@@ -123,8 +124,9 @@ int UdpProxy::connect_to(const EndpointRuntime& endpoint, bool marks) {
     set_option(descriptor, SOL_SOCKET, SO_SNDBUF, buffer_bytes);
     DatagramBatch::enable_runs(descriptor);
     if (marks) report_marks(descriptor, endpoint.address.ip.is_v4(), true);
-    if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0) return descriptor;
-    const int error = errno;
+    const bool speaks = !endpoint.source || speak_from(descriptor, *endpoint.source);
+    if (speaks && connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0) return descriptor;
+    const int error = speaks ? errno : ENETUNREACH;
     close(descriptor);
     errno = error;
     return -1;
@@ -225,6 +227,7 @@ void UdpProxy::count_unsent(Session& session, const SendResult& result) {
 // ICMP said that nobody is there. The session ends, so that the client's next datagram gets an endpoint anew.
 void UdpProxy::endpoint_failed(Session& session, int error) {
     account_failure(context_, *session.service, *session.endpoint, error);
+    if (!session.answered) session.endpoint->state->failures.fetch_add(1, std::memory_order_relaxed);
     end(session, Verdict::endpoint_unreachable);
 }
 
@@ -262,6 +265,12 @@ void UdpProxy::settle(Session& session) {
     const ServiceView& view = *session.service->view;
     report_marks(session.descriptor, session.endpoint->address.ip.is_v4(), view.marks);
     timers_.arm(session, session.last_activity + view.idle_timeout);
+}
+
+void UdpProxy::endpoint_down(WorkerService& service, const EndpointRuntime& endpoint) {
+    service.sessions.for_each([&](Session& session) {
+        if (session.endpoint.get() == &endpoint) end(session, Verdict::endpoint_down);
+    });
 }
 
 void UdpProxy::end_all(WorkerService& service, Verdict reason) {

@@ -66,6 +66,7 @@ class UdpProxy {
     TimePoint next_due() const { return timers_.next_expiry().value_or(TimePoint::max()); }
 
     void service_changed(WorkerService& service);
+    void endpoint_down(WorkerService& service, const EndpointRuntime& endpoint);
     void end_all(WorkerService& service, Verdict reason);
     void end_sessions_of(const Listener& listener, Verdict reason);
     void stop_accepting() { accepting_ = false; }  // no new sessions

@@ -30,6 +30,7 @@ struct ServiceView {
     Treatments treatments{};  // of packets and connections, by the mark they came with
     bool marks = false;       // what is sent is marked by these; else all their marks are 0
     bool heeds = false;       // it matters what they came with
+    bool measures = false;    // what connections lose on the way to their endpoints is counted
     // Where its bytes take turns; null: they do not.
     qos::ShapedService* shaped_up = nullptr;
     qos::ShapedService* shaped_down = nullptr;

@@ -253,6 +253,13 @@ void Worker::steer(const ServiceState& state, const std::shared_ptr<const routin
     if (const auto found = services_.find(&state); found != services_.end()) found->second->selector = selector;
 }
 
+void Worker::endpoint_down(const ServiceState& state, const EndpointRuntime& endpoint) {
+    const auto found = services_.find(&state);
+    if (found == services_.end()) return;
+    tcp_.endpoint_down(*found->second, endpoint);
+    udp_.endpoint_down(*found->second, endpoint);
+}
+
 void Worker::open(int descriptor, WorkerService& service) {
     auto listener = std::make_unique<Listener>();
     listener->descriptor = descriptor;
