@@ -25,7 +25,6 @@ inline constexpr std::array features{
     Feature{"manager", "the manager", false},
     Feature{"custom_metrics", "metrics of one's own", false},
     Feature{"ipfix", "IPFIX export", false},
-    Feature{"retry_unanswered", "retrying what was not answered", false},
 };
 
 // Null for a name that is not in the table.

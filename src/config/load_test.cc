@@ -224,6 +224,7 @@ INSTANTIATE_TEST_SUITE_P(
             "place, at its port; write 1.2.3.5:80"},
         Row{service("routing: { policy: weighted, weights: { latency: 0, cost: 0, bandwidth: 0 } }"),
             "f:2:41: services[0].routing.weights: at least one"},
+        Row{service("routing: { replay: 1MiB }"), "f:2:22: services[0].routing.replay: needs routing.retry: unanswered"},
         Row{service("routing: { weights: { latency: 1 } }"),
             "f:2:23: services[0].routing.weights: are of policy: weighted; this service's is weighted_round_robin"},
         Row{service("routing: { policy: latency }"),
@@ -279,7 +280,6 @@ INSTANTIATE_TEST_SUITE_P(
             "); remove the key or set it to "
             "none\n"},
         Row{"paths:\n- { name: a, gateway: 10.0.0.1 }", "f:2:14: paths[0].gateway: leaving by a path's gateway"},
-        Row{service("routing: { retry: unanswered }"), "f:2:14: services[0].routing.retry: unanswered needs "},
         Row{"numa: { enabled: yes }", "f:1:9: numa.enabled: NUMA placement (numa) is not"},
         Row{"telemetry: { flows: { ipfix: \"a:1\" } }", "f:1:23: telemetry.flows.ipfix: IPFIX export (ipfix) is not"},
         Row{"telemetry: { custom_metrics: [{}] }",

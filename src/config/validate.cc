@@ -260,7 +260,7 @@ class Services {
     }
 
     void check_routing(const Service& service, const Node& node, const std::string& path) {
-        const auto& [policy, weights, retry, on_down, seed] = service.routing;
+        const auto& [policy, weights, retry, replay, on_down, seed] = service.routing;
         const MulticloudSettings& multicloud = snapshot_.settings.multicloud;
         const Node* given = node.find("routing.weights");
         if (given && weights.latency + weights.cost + weights.bandwidth <= 0)
@@ -268,6 +268,11 @@ class Services {
         if (given && policy != Policy::weighted)
             problems_.at_value(*given, path + ".routing.weights",
                                fmt::format("are of policy: weighted; this service's is {}", name_of(policy)));
+        const Node* kept = sound(node, "routing.replay");
+        if (kept && retry != Retry::unanswered)
+            problems_.at_value(*kept, path + ".routing.replay", "needs routing.retry: unanswered");
+        if (kept && service.protocol == Protocol::udp)
+            problems_.at_value(*kept, path + ".routing.replay", "is for tcp; this service's protocol is udp");
         const Node* named = sound(node, "routing.policy");
         const bool measured = policy == Policy::latency || policy == Policy::cost || policy == Policy::bandwidth ||
                               policy == Policy::geo || policy == Policy::weighted;

@@ -83,7 +83,7 @@ Pumped Forwarder::pump(Connection& connection, bool up, Direction& direction, Le
                                      : copy_turn(direction, source, sink, budget, amount);
         moved += amount;
         budget -= amount;
-        if (!splices && amount >= bulk_read) {
+        if (!splices && amount >= bulk_read && !direction.replay) {
             if (!direction.bulk) start_bulk(connection, up, direction, source, sink);
             start_splicing(*direction.bulk, sink);
         }
@@ -117,12 +117,19 @@ Pumped Forwarder::pump(Connection& connection, bool up, Direction& direction, Le
     return Pumped::blocked;
 }
 
+void Forwarder::remember(Direction& direction, std::span<const std::byte> bytes) {
+    Replay& replay = *direction.replay;
+    if (replay.bytes.size() + bytes.size() > replay.most) return direction.replay.reset();
+    replay.bytes.insert(replay.bytes.end(), bytes.begin(), bytes.end());
+}
+
 Forwarder::Moved Forwarder::copy_turn(Direction& direction, Leg& source, Leg& sink, size_t most, size_t& amount) {
     const size_t asked = std::min(buffer_size_, most);
     const ssize_t got = recv(source.descriptor, buffer_, asked, MSG_DONTWAIT);
     if (got == 0) return Moved::end;
     if (got < 0) return would_block() ? Moved::drained : errno == EINTR ? Moved::some : Moved::source_failed;
     amount = static_cast<size_t>(got);
+    if (direction.replay) remember(direction, {buffer_, amount});
 
     size_t sent = 0;
     while (sent < amount) {
@@ -177,8 +184,8 @@ Forwarder::Moved Forwarder::flush_spill(Direction& direction, Leg& sink) {
             sink.write_failed = !would_block();
             return sink.write_failed ? Moved::sink_failed : Moved::sink_full;
         }
-        spill.offset += static_cast<size_t>(put);
-        if (spill.payload) direction.bytes += static_cast<size_t>(put);
+        const size_t before = std::exchange(spill.offset, spill.offset + static_cast<size_t>(put));
+        direction.bytes += std::max(spill.offset, spill.uncounted) - std::max(before, spill.uncounted);
     }
     spilled_ -= spill.size;
     direction.spill.reset();
@@ -260,12 +267,15 @@ void Forwarder::pace(Direction& direction, const Leg& source) {
     direction.bulk->low_water_set = false;
 }
 
-void Forwarder::prepend(Direction& direction, std::span<const std::byte> bytes) {
+void Forwarder::prepend(Direction& direction, std::span<const std::byte> header, std::span<const std::byte> said) {
     assert(!direction.spill && direction.bytes == 0);
-    auto copy = std::make_unique<std::byte[]>(bytes.size());
-    std::memcpy(copy.get(), bytes.data(), bytes.size());
-    direction.spill = std::make_unique<Spill>(Spill{.size = bytes.size(), .payload = false, .bytes = std::move(copy)});
-    spilled_ += bytes.size();
+    const size_t size = header.size() + said.size();
+    if (size == 0) return;
+    auto copy = std::make_unique<std::byte[]>(size);
+    std::copy(said.begin(), said.end(), std::copy(header.begin(), header.end(), copy.get()));
+    direction.spill =
+        std::make_unique<Spill>(Spill{.size = size, .uncounted = header.size(), .bytes = std::move(copy)});
+    spilled_ += size;
 }
 
 void Forwarder::release(Direction& direction) {

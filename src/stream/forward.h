@@ -18,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "model/snapshot.h"
 #include "qos/shaper.h"
@@ -52,8 +53,15 @@ struct Leg {
 // Bytes read and not yet written because the sink was full. At most one worker buffer.
 struct Spill {
     size_t offset = 0, size = 0;
-    bool payload = true;  // counted; a PROXY header is not
+    size_t uncounted = 0;  // at its beginning: a PROXY header
     std::unique_ptr<std::byte[]> bytes;
+    bool has_payload() const { return size > uncounted; }
+};
+
+// What a client has said so far, while it may have to be said again to another endpoint.
+struct Replay {
+    size_t most;  // bytes; with more it is given up
+    std::vector<std::byte> bytes;
 };
 
 struct Bulk;
@@ -62,6 +70,7 @@ struct Bulk;
 struct Direction {
     uint64_t bytes = 0;  // written to the sink
     std::unique_ptr<Spill> spill;
+    std::unique_ptr<Replay> replay;
     Bulk* bulk = nullptr;
     std::unique_ptr<ShapedDirection> shaped;  // where its bytes take turns
     bool pending() const;                     // holds bytes that the sink has not taken
@@ -108,8 +117,9 @@ class Forwarder {
     // From now on somebody else says when the direction may go on: its source is not to wait for much to come together.
     void pace(Direction& direction, const Leg& source);
 
-    // Bytes that do not come from the source but go first: a PROXY header.
-    void prepend(Direction& direction, std::span<const std::byte> bytes);
+    // Bytes that do not come from the source but go first: a PROXY header, which is not counted, and what the source
+    // said to an endpoint before.
+    void prepend(Direction& direction, std::span<const std::byte> header, std::span<const std::byte> said);
 
     // Frees what a direction of an ended connection holds.
     void release(Direction& direction);
@@ -128,6 +138,7 @@ class Forwarder {
   private:
     enum class Moved : uint8_t { some, drained, sink_full, source_failed, sink_failed, end };
 
+    static void remember(Direction& direction, std::span<const std::byte> bytes);
     Moved copy_turn(Direction& direction, Leg& source, Leg& sink, size_t most, size_t& amount);
     Moved splice_turn(Direction& direction, Leg& source, Leg& sink, size_t most, size_t& amount);
     Moved flush(Direction& direction, Leg& sink);

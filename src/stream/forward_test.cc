@@ -204,7 +204,7 @@ TEST_F(ForwarderTest, NoticesASinkThatIsGone) {
 
 TEST_F(ForwarderTest, SendsWhatIsPrependedFirstAndDoesNotCountIt) {
     const std::string header = "PROXY header\r\n";
-    forwarder.prepend(direction, std::as_bytes(std::span(header)));
+    forwarder.prepend(direction, std::as_bytes(std::span(header)), {});
     write_bytes(from.outer, "payload");
     wait_readable(source.descriptor);
     pump();

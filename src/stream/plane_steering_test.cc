@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "stream/sockets.h"
 #include "stream/test_plane.h"
 
@@ -159,6 +161,125 @@ TEST_F(Steered, AResetBeforeTheFirstByteIsAFailureAndOneAfterItIsNot) {
         EXPECT_TRUE(is_closed(client));
     }
     EXPECT_TRUE(eventually([&] { return state->failures == 1; }));
+}
+
+// --- another endpoint takes over -----------------------------------------------------------------------------------
+
+// The first endpoint takes connections and does with them what a test says; the second echoes.
+class TakenOver : public Steered {
+  protected:
+    void SetUp() override {
+        ASSERT_EQ(listen(listener, 10), 0);
+        service.endpoints[0].address.port = local_address(listener).port;
+        snapshot_shares = {{"web", {.of = {1000, 0}, .order = {0, 1}}}};
+    }
+    // The client's connection, and the endpoint's end of it, once the first has it and has heard `request`.
+    void begin(const std::string& request) {
+        ASSERT_TRUE(apply());
+        client.emplace(connect());
+        write_bytes(*client, request);
+        ASSERT_TRUE(wait_readable(listener));
+        accepted.emplace(accept(listener, nullptr, nullptr));
+        ASSERT_EQ(read_bytes(*accepted, request.size()), request);
+    }
+    void reset() {
+        reset_on_close(*accepted);
+        accepted.reset();
+    }
+    Fd listener = bound_socket(SOCK_STREAM);
+    std::optional<Fd> client, accepted;
+};
+
+TEST_F(TakenOver, WhereNothingWasSaid) {
+    begin("");
+    reset();
+    EXPECT_TRUE(echoes(*client));
+    EXPECT_EQ(status().failovers, 1U);
+    EXPECT_EQ(ended(Verdict::endpoint_reset), 0U);
+}
+
+TEST_F(TakenOver, WhereNothingWasSaidToOneThatProbesHaveFoundDead) {
+    begin("");
+    plane.endpoint_down("web", local_address(listener), "onprem");
+    EXPECT_TRUE(echoes(*client));
+}
+
+TEST_F(TakenOver, NotWhereSomethingWasSaidAndTheServiceDoesNotSaySo) {
+    begin("GET /");
+    reset();
+    EXPECT_TRUE(is_closed(*client));
+    EXPECT_EQ(ended(Verdict::endpoint_reset), 1U);
+}
+
+TEST_F(TakenOver, NotWhereTheServiceWantsNoRetry) {
+    service.routing.retry = Retry::none;
+    begin("");
+    reset();
+    EXPECT_TRUE(is_closed(*client));
+}
+
+TEST_F(TakenOver, ARequestWithoutAnAnswerIsSaidAgain) {
+    service.routing.retry = Retry::unanswered;
+    begin("GET /one ");
+    reset();
+    EXPECT_EQ(read_bytes(*client, 9), "GET /one ");
+    EXPECT_TRUE(echoes(*client, "and two"));
+    EXPECT_EQ(status().failovers, 1U);
+    EXPECT_EQ(ended(Verdict::endpoint_reset), 0U);
+}
+
+TEST_F(TakenOver, ARequestAnsweredByAnEndIsSaidAgainWhileTheClientWaits) {
+    service.routing.retry = Retry::unanswered;
+    begin("GET /one ");
+    accepted.reset();
+    EXPECT_EQ(read_bytes(*client, 9), "GET /one ");
+}
+
+TEST_F(TakenOver, AClientThatHasEndedGetsTheEndThatTheEndpointGave) {
+    service.routing.retry = Retry::unanswered;
+    begin("log line");
+    shutdown(*client, SHUT_WR);
+    char byte;
+    ASSERT_TRUE(wait_readable(*accepted));
+    ASSERT_EQ(recv(*accepted, &byte, 1, 0), 0);
+    accepted.reset();
+    EXPECT_TRUE(is_closed(*client));
+    EXPECT_EQ(status().failovers, 0U);
+    EXPECT_EQ(ended(Verdict::finished), 1U);
+}
+
+TEST_F(TakenOver, TheHeaderOfTheClientComesFirstAgain) {
+    service.routing.retry = Retry::unanswered;
+    service.proxy_protocol = ProxyProtocol::v1;
+    ASSERT_TRUE(apply());
+    client.emplace(connect());
+    write_bytes(*client, "ask");
+    ASSERT_TRUE(wait_readable(listener));
+    accepted.emplace(accept(listener, nullptr, nullptr));
+    std::string heard;
+    while (!heard.ends_with("ask"))
+        heard += read_bytes(*accepted, 1);
+    reset();
+    EXPECT_EQ(read_bytes(*client, heard.size()), heard);
+}
+
+TEST_F(TakenOver, WhatHasAnAnswerIsNot) {
+    service.routing.retry = Retry::unanswered;
+    begin("GET /");
+    write_bytes(*accepted, "2");
+    ASSERT_EQ(read_bytes(*client, 1), "2");
+    reset();
+    EXPECT_TRUE(is_closed(*client));
+    EXPECT_EQ(status().failovers, 0U);
+}
+
+TEST_F(TakenOver, WhatIsMoreThanTheServiceKeepsIsNot) {
+    service.routing.retry = Retry::unanswered;
+    service.routing.replay = {1024};
+    begin(std::string(1025, 'x'));
+    reset();
+    EXPECT_TRUE(is_closed(*client));
+    EXPECT_EQ(ended(Verdict::endpoint_reset), 1U);
 }
 
 }  // namespace

@@ -228,17 +228,45 @@ void TcpProxy::attempt_succeeded(Connection& connection) {
     connection.stage = Stage::established;
     connection.last_activity = context_.now;
     mark_anew(connection);  // a reload may have come while it was connecting
-    if (connection.service->service().proxy_protocol != ProxyProtocol::none) send_proxy_header(connection);
+    say_first(connection);
     arm(connection, std::min<Duration>(keepalive_after, idle_timeout(connection)));
     forward(connection);
 }
 
-void TcpProxy::send_proxy_header(Connection& connection) {
+// What an endpoint hears before what the client says from now on: who the client is, and what another endpoint heard
+// and did not answer.
+void TcpProxy::say_first(Connection& connection) {
+    const Service& service = connection.service->service();
+    EncodedProxyHeader header{};
+    if (service.proxy_protocol != ProxyProtocol::none) header = proxy_header_of(connection);
+    std::span<const std::byte> said;
+    if (connection.up.replay) said = connection.up.replay->bytes;
+    forwarder_.prepend(connection.up, header.view(), said);
+    if (!connection.failed && service.routing.retry == Retry::unanswered)
+        connection.up.replay = std::make_unique<Replay>(Replay{.most = service.routing.replay.count, .bytes = {}});
+}
+
+EncodedProxyHeader TcpProxy::proxy_header_of(const Connection& connection) {
     SocketAddress asked = connection.asked;
     if (asked.port == 0) asked = address_of(connection.client_leg.descriptor, getsockname).value_or(asked);
-    const EncodedProxyHeader header =
-        encode_proxy_header(connection.service->service().proxy_protocol, Protocol::tcp, connection.client, asked);
-    forwarder_.prepend(connection.up, header.view());
+    return encode_proxy_header(connection.service->service().proxy_protocol, Protocol::tcp, connection.client, asked);
+}
+
+// Whether another endpoint can take over unseen from one that is gone: nothing was said either way, or the service lets
+// what has no answer be said again.
+bool TcpProxy::can_go_elsewhere(const Connection& connection) {
+    const Direction &up = connection.up, &down = connection.down;
+    if (connection.service->service().routing.retry == Retry::none || down.bytes > 0 || down.pending()) return false;
+    return up.replay || (up.bytes == 0 && !(up.spill && up.spill->has_payload()));
+}
+
+void TcpProxy::go_elsewhere(Connection& connection, int error) {
+    withdraw(connection);
+    for (Direction* direction : {&connection.up, &connection.down}) {
+        forwarder_.release(*direction);
+        *direction = {.replay = std::move(direction->replay)};
+    }
+    attempt_failed(connection, error);
 }
 
 // --- events --------------------------------------------------------------------------------------------------------
@@ -286,6 +314,7 @@ void TcpProxy::forward(Connection& connection) {
     const Pumped up = pump(connection, true);
 
     const uint64_t up_moved = connection.up.bytes - up_before, down_moved = connection.down.bytes - down_before;
+    if (down_moved) connection.up.replay.reset();  // it has an answer
     if (up_moved | down_moved) {
         const bool second_over = connection.last_activity - connection.losses_counted >= losses_interval;
         connection.last_activity = context_.now;
@@ -300,11 +329,18 @@ void TcpProxy::forward(Connection& connection) {
     }
 
     if (up == Pumped::source_failed) return end(connection, Verdict::client_reset, true);
-    if (down == Pumped::source_failed) return end(connection, Verdict::endpoint_reset, true);
+    if (down == Pumped::source_failed) {
+        if (can_go_elsewhere(connection)) return go_elsewhere(connection, ECONNRESET);
+        return end(connection, Verdict::endpoint_reset, true);
+    }
+    // It closed without an answer to a client that still waits for one.
+    if (down == Pumped::finished && connection.up.replay && !client.ended && connection.up.bytes > 0)
+        return go_elsewhere(connection, ECONNRESET);
     // A sink that takes no more may have sent an answer first: the other direction is read to its end.
     const bool up_over = up == Pumped::finished || up == Pumped::sink_failed;
     const bool down_over = down == Pumped::finished || down == Pumped::sink_failed;
     if (up_over && down_over) {
+        if (up == Pumped::sink_failed && can_go_elsewhere(connection)) return go_elsewhere(connection, ECONNRESET);
         if (up == Pumped::sink_failed) return end(connection, Verdict::endpoint_reset, true);
         if (down == Pumped::sink_failed) return end(connection, Verdict::client_reset, true);
         return end(connection, Verdict::finished, false);
@@ -463,8 +499,9 @@ void TcpProxy::endpoint_down(WorkerService& service, const EndpointRuntime& endp
     service.connections.for_each([&](Connection& connection) {
         if (connection.endpoint.get() != &endpoint) return;
         if (connection.stage == Stage::connecting) return attempt_failed(connection, ETIMEDOUT);
-        if (connection.stage == Stage::established && service.service().routing.on_down == OnDown::reset)
-            end(connection, Verdict::endpoint_down, true);
+        if (connection.stage != Stage::established) return;
+        if (can_go_elsewhere(connection)) return go_elsewhere(connection, ETIMEDOUT);
+        if (service.service().routing.on_down == OnDown::reset) end(connection, Verdict::endpoint_down, true);
     });
 }
 

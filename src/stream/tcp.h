@@ -9,6 +9,7 @@
 #include "stream/context.h"
 #include "stream/forward.h"
 #include "stream/listener.h"
+#include "stream/proxy_protocol.h"
 #include "stream/tag.h"
 
 namespace marchproxy::stream {
@@ -52,7 +53,10 @@ class TcpProxy {
     void note_failure(Connection& connection, int error);
     void attempt_failed(Connection& connection, int error);
     void attempt_succeeded(Connection& connection);
-    void send_proxy_header(Connection& connection);
+    void say_first(Connection& connection);
+    static EncodedProxyHeader proxy_header_of(const Connection& connection);
+    static bool can_go_elsewhere(const Connection& connection);
+    void go_elsewhere(Connection& connection, int error);
     void forward(Connection& connection);
     Pumped pump(Connection& connection, bool up);  // shape.cc: in turns where the service is shaped
     Pumped pump_in_turns(Connection& connection, bool up, qos::ShapedService& service);
