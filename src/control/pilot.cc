@@ -141,6 +141,7 @@ void Pilot::follow_probes() {
                 candidate.state->open(routing::closed_outlier);
         if (prober_) prober_->follow({});
         prober_.reset();
+        late_before_ = late_ = 0;
         return;
     }
     if (!prober_)
@@ -209,6 +210,8 @@ void Pilot::measure(TimePoint now) {
     const double seconds = std::chrono::duration<double>(now - measured_).count();
     const bool first = measured_ == TimePoint{};
     measured_ = now;
+    const uint64_t late = prober_->status().late;
+    late_ = late - std::exchange(late_before_, late);
     std::map<std::string, std::pair<uint64_t, uint64_t>> sums;
     for (const auto& traffic : {stream_.traffic(), packet_.traffic()})
         for (const telemetry::PathTraffic& one : traffic) {
@@ -389,7 +392,7 @@ Result<admin::Explanation> Pilot::explain(const std::string& service, const IpAd
     Course course = found->second;
     const TimePoint now = Clock::now();
     see(course, now);
-    if (!now_.steers()) course.steering.update(course.settings, course.seen, now);
+    course.steering.update(course.settings, course.seen, now);
     const auto standings = course.steering.standings(course.settings, course.seen);
 
     std::vector<routing::EndpointState> states(course.candidates.size());
@@ -433,7 +436,14 @@ Result<admin::Explanation> Pilot::explain(const std::string& service, const IpAd
 
 std::vector<std::string> Pilot::notes() const {
     std::lock_guard lock(mutex_);
-    return prober_ ? prober_->status().notes : std::vector<std::string>{};
+    if (!prober_) return {};
+    std::vector<std::string> notes = prober_->status().notes;
+    if (late_ > 0)
+        notes.push_back(
+            fmt::format("probes: {} of {} targets could not be asked in time in the last second; raise "
+                        "multicloud.probe.interval, or set multicloud.probe.kind: icmp, which costs the least",
+                        late_, prober_->status().targets));
+    return notes;
 }
 
 std::optional<probe::Status> Pilot::probes() const {

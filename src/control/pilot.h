@@ -116,6 +116,7 @@ class Pilot {
     };
     std::map<std::string, Load> loads_;  // by path
     TimePoint measured_{}, turned_{};
+    uint64_t late_before_ = 0, late_ = 0;    // probes; the latter in the last second
     std::unique_ptr<probe::Prober> prober_;  // last: its thread calls wake_
 };
 

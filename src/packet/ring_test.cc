@@ -70,6 +70,26 @@ TEST(Ring, TriesWhoIsDownWhereNobodyIsUpAndNobodyWhereNoneHasWeight) {
     EXPECT_TRUE(ring_of(Policy::maglev, 1, {}).empty());
 }
 
+TEST(Ring, FollowsSharesAndTakesTheOthersWhereNobodyWithOneIsUp) {
+    std::vector<Target> pool = targets(4);
+    const std::array<uint32_t, 4> shares{0, 1000, 3000, 0};
+    for (size_t i = 0; i < pool.size(); ++i)
+        pool[i].share = shares[i];
+    const auto share = [&](uint32_t target) {
+        const std::vector<uint32_t> ring = ring_of(Policy::latency, 1, pool);
+        return static_cast<double>(std::count(ring.begin(), ring.end(), target)) / static_cast<double>(ring.size());
+    };
+    EXPECT_EQ(share(0), 0);
+    EXPECT_EQ(share(3), 0);
+    EXPECT_NEAR(share(1), 0.25, 0.06);
+    EXPECT_NEAR(share(2), 0.75, 0.06);
+    pool[2].up = false;
+    EXPECT_EQ(share(1), 1);
+    pool[1].up = false;
+    EXPECT_NEAR(share(0), 0.5, 0.1);
+    EXPECT_NEAR(share(3), 0.5, 0.1);
+}
+
 TEST(Ring, RoundRobinKnowsNoWeights) {
     std::vector<Target> pool = targets(2);
     pool[0].weight = 900;

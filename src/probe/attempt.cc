@@ -88,14 +88,25 @@ class HttpAttempt final : public TcpAttempt {
 
 class UdpAttempt final : public Attempt {
   public:
-    UdpAttempt(int descriptor, TimePoint began, uint64_t token) : Attempt(descriptor, began), token_(token) {}
+    UdpAttempt(int descriptor, TimePoint began, uint64_t token) : Attempt(descriptor, began), token_(token) {
+        set(descriptor, SOL_SOCKET, SO_TIMESTAMPNS, 1);
+    }
     uint32_t events() const override { return EPOLLIN; }
-    Outcome on_event(TimePoint now) override {
+    Outcome on_event(TimePoint) override {
         for (int i = 0; i < most_a_turn; ++i) {
             uint64_t echo = 0;
-            const ssize_t got = recv(descriptor_, &echo, sizeof echo, MSG_TRUNC);
+            alignas(cmsghdr) std::array<char, timestamp_space> control;
+            iovec piece{&echo, sizeof echo};
+            msghdr message{.msg_name = nullptr,
+                           .msg_namelen = 0,
+                           .msg_iov = &piece,
+                           .msg_iovlen = 1,
+                           .msg_control = control.data(),
+                           .msg_controllen = control.size(),
+                           .msg_flags = 0};
+            const ssize_t got = recvmsg(descriptor_, &message, MSG_TRUNC);
             if (got < 0) return errno == EAGAIN ? Outcome{} : outcome_of(errno);
-            if (got == sizeof echo && echo == token_) return Outcome::answered(now - began_);
+            if (got == sizeof echo && echo == token_) return Outcome::answered(came_at(message) - sent_at_);
             if (++foreign_ > most_foreign)
                 return Outcome::failed("it floods: datagrams came that are no echo of the probe's");
         }
@@ -105,6 +116,7 @@ class UdpAttempt final : public Attempt {
   private:
     static constexpr int most_a_turn = 8, most_foreign = 64;
     const uint64_t token_;
+    const WallTime sent_at_ = std::chrono::system_clock::now();
     int foreign_ = 0;
 };
 
@@ -123,6 +135,17 @@ bool bind_to(int descriptor, const IpAddress& source) {
 }
 
 }  // namespace
+
+WallTime came_at(const msghdr& message) {
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header;
+         header = CMSG_NXTHDR(const_cast<msghdr*>(&message), header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SO_TIMESTAMPNS) continue;
+        timespec time;
+        std::memcpy(&time, CMSG_DATA(header), sizeof time);
+        return WallTime(std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
+    }
+    return std::chrono::system_clock::now();
+}
 
 Outcome outcome_of(int error) {
     switch (error) {

@@ -4,7 +4,10 @@
 // One thread.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <string>
 
@@ -27,6 +30,10 @@ struct Outcome {
     static Outcome unable(std::string why) { return {Kind::unable, {}, std::move(why)}; }
     static Outcome answered(Duration round_trip) { return {Kind::answered, round_trip, {}}; }
 };
+
+// When what was received last came, by the kernel's time stamp; SO_TIMESTAMPNS is to be set. Now, where there is none.
+WallTime came_at(const msghdr& message);
+inline constexpr size_t timestamp_space = CMSG_SPACE(sizeof(timespec));
 
 // What an errno of a socket says of the target.
 Outcome outcome_of(int error);

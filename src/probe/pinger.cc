@@ -12,11 +12,13 @@
 #include <cstring>
 #include <utility>
 
+#include "probe/attempt.h"
+
 namespace marchproxy::probe {
 
 namespace {
 
-constexpr int most_a_turn = 256;
+constexpr int most_a_turn = 64;
 
 // The two protocols' echo messages are alike but for the type and who computes the checksum.
 struct Echo {
@@ -85,7 +87,8 @@ Result<Pinger> Pinger::open(bool v4) {
                             strerror(error))};
         hear_replies_only(descriptor, v4);
     }
-    const int buffer = 1 << 20;
+    const int one = 1, buffer = 1 << 20;
+    setsockopt(descriptor, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);
     setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
     return Pinger(descriptor, v4, raw, static_cast<uint16_t>(getpid()));
 }
@@ -127,22 +130,38 @@ int Pinger::send(const IpAddress& to, const std::optional<IpAddress>& source, ui
     return sendmsg(descriptor_, &message, 0) < 0 ? errno : 0;
 }
 
-void Pinger::receive(const std::function<void(const IpAddress& from, uint64_t token)>& answered) {
-    for (int i = 0; i < most_a_turn; ++i) {
-        std::array<char, 128> buffer;
+void Pinger::receive(const std::function<void(const IpAddress& from, uint64_t token, WallTime came)>& answered) {
+    struct Slot {
+        std::array<char, 128> bytes;
         sockaddr_storage from;
-        socklen_t size = sizeof from;
-        const ssize_t got =
-            recvfrom(descriptor_, buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from), &size);
-        if (got < 0) return;
+        alignas(cmsghdr) std::array<char, timestamp_space> control;
+        iovec piece;
+    };
+    std::array<Slot, most_a_turn> slots;
+    std::array<mmsghdr, most_a_turn> messages;
+    for (size_t i = 0; i < slots.size(); ++i) {
+        Slot& slot = slots[i];
+        slot.piece = {slot.bytes.data(), slot.bytes.size()};
+        messages[i].msg_hdr = {.msg_name = &slot.from,
+                               .msg_namelen = sizeof slot.from,
+                               .msg_iov = &slot.piece,
+                               .msg_iovlen = 1,
+                               .msg_control = slot.control.data(),
+                               .msg_controllen = slot.control.size(),
+                               .msg_flags = 0};
+    }
+    const int got = recvmmsg(descriptor_, messages.data(), most_a_turn, 0, nullptr);
+    for (int i = 0; i < got; ++i) {
+        const mmsghdr& message = messages[static_cast<size_t>(i)];
+        const Slot& slot = slots[static_cast<size_t>(i)];
         // A raw socket of IPv4 hears the IP header too (raw(7)).
-        const size_t start = raw_ && v4_ ? (static_cast<uint8_t>(buffer[0]) & 15) * 4U : 0;
-        if (static_cast<size_t>(got) != start + sizeof(Echo)) continue;
+        const size_t start = raw_ && v4_ ? (static_cast<uint8_t>(slot.bytes[0]) & 15) * 4U : 0;
+        if (message.msg_len != start + sizeof(Echo)) continue;
         Echo echo;
-        std::memcpy(&echo, buffer.data() + start, sizeof echo);
+        std::memcpy(&echo, slot.bytes.data() + start, sizeof echo);
         if (echo.type != (v4_ ? ICMP_ECHOREPLY : ICMP6_ECHO_REPLY)) continue;
         if (raw_ && echo.identifier != htons(identifier_)) continue;
-        answered(SocketAddress::from(from).ip, echo.token);
+        answered(SocketAddress::from(slot.from).ip, echo.token, came_at(message.msg_hdr));
     }
 }
 

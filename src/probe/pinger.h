@@ -11,6 +11,7 @@
 
 #include "model/address.h"
 #include "model/result.h"
+#include "model/units.h"
 
 namespace marchproxy::probe {
 
@@ -25,8 +26,8 @@ class Pinger {
     // Returns errno, 0 when it is on its way. `token` comes back with the answer.
     int send(const IpAddress& to, const std::optional<IpAddress>& source, uint64_t token);
     // Answers that have come, at most so many as one turn may take. Anybody can send anything here: who it was and what
-    // token it had is the caller's to check.
-    void receive(const std::function<void(const IpAddress& from, uint64_t token)>& answered);
+    // token it had is the caller's to check. `came` is the kernel's time stamp: no delay of this thread is in it.
+    void receive(const std::function<void(const IpAddress& from, uint64_t token, WallTime came)>& answered);
 
   private:
     Pinger(int descriptor, bool v4, bool raw, uint16_t identifier)

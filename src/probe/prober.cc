@@ -39,7 +39,8 @@ struct Entry : qos::Timer {
     routing::Quality quality;
     std::unique_ptr<Attempt> attempt;  // one of these two while a probe is on its way
     std::optional<uint64_t> echo;      // the token of a ping
-    TimePoint sent{};
+    TimePoint due{}, sent{};
+    WallTime sent_at{};   // of a ping, by the clock of the kernel's time stamps
     std::string problem;  // of the last probe
 };
 
@@ -59,6 +60,7 @@ class Prober::Worker {
   private:
     void run();
     void wait();
+    int take_events(Duration patience);
     void read_mailbox();
     void take_over(const std::vector<Wanted>& wanted);
     using Known = std::multimap<SocketAddress, std::unique_ptr<Entry>>;
@@ -78,8 +80,9 @@ class Prober::Worker {
     const std::function<void()> changed_;
     const int epoll_ = checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
     const int mailbox_ = checked(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), "eventfd");
-    TimePoint now_ = Clock::now();
-    qos::TimerWheel<std::chrono::microseconds> timers_{now_};
+    TimePoint now_ = Clock::now(), seen_until_ = now_;
+    // In steps of a millisecond, so that of thousands of targets many are asked at one waking.
+    qos::TimerWheel<std::chrono::milliseconds> timers_{now_};
     std::vector<std::unique_ptr<Entry>> entries_;
     std::array<std::optional<Pinger>, 2> pingers_;  // IPv6, IPv4
     std::array<TimePoint, 2> pinger_tried_{};
@@ -87,7 +90,7 @@ class Prober::Worker {
     std::mt19937_64 random_{std::random_device{}()};
     bool news_ = false;
 
-    std::atomic<uint64_t> sent_{0}, answered_{0}, lost_{0};
+    std::atomic<uint64_t> sent_{0}, answered_{0}, lost_{0}, late_{0};
     mutable std::mutex mutex_;  // over the three
     const std::vector<Wanted>* wanted_ = nullptr;
     std::promise<void>* followed_ = nullptr;
@@ -116,7 +119,7 @@ void Prober::Worker::run() {
     epoll_ctl(epoll_, EPOLL_CTL_ADD, mailbox_, &mail);
     while (!stopping_) {
         wait();
-        timers_.advance(now_, [this](qos::Timer& timer) {
+        timers_.advance(seen_until_, [this](qos::Timer& timer) {
             auto& entry = static_cast<Entry&>(timer);
             if (entry.attempt || entry.echo)
                 time_out(entry);
@@ -128,13 +131,26 @@ void Prober::Worker::run() {
     entries_.clear();
 }
 
+// Takes all that has come. Timers then fire for the time up to which that is sure, so that no answer that came in time
+// counts as lost: a prober with too much to do asks less often, and takes nobody for dead.
 void Prober::Worker::wait() {
-    std::array<epoll_event, events_a_turn> events;
     const std::optional<TimePoint> due = timers_.next_expiry();
-    const Duration left = due ? std::max(*due - Clock::now(), Duration::zero()) : Duration::zero();
-    const auto whole = std::chrono::floor<std::chrono::seconds>(left);
-    const timespec timeout{.tv_sec = whole.count(), .tv_nsec = (left - whole).count()};
-    const int count = epoll_pwait2(epoll_, events.data(), events_a_turn, due ? &timeout : nullptr, nullptr);
+    Duration patience = due ? std::max(*due - Clock::now(), Duration::zero()) : Duration::max();
+    int count = 0;
+    do {
+        const TimePoint asked = Clock::now();
+        count = take_events(patience);
+        seen_until_ = count > 0 ? asked : now_;
+        patience = Duration::zero();
+    } while (count == events_a_turn);
+}
+
+int Prober::Worker::take_events(Duration patience) {
+    std::array<epoll_event, events_a_turn> events;
+    const auto whole = std::chrono::floor<std::chrono::seconds>(patience);
+    const timespec timeout{.tv_sec = whole.count(), .tv_nsec = (patience - whole).count()};
+    const int count =
+        epoll_pwait2(epoll_, events.data(), events_a_turn, patience == Duration::max() ? nullptr : &timeout, nullptr);
     now_ = Clock::now();
     bool mail = false;
     for (int i = 0; i < count; ++i) {
@@ -155,6 +171,7 @@ void Prober::Worker::wait() {
         }
     }
     if (mail) read_mailbox();
+    return count;
 }
 
 void Prober::Worker::watch(Entry& entry, int operation) {
@@ -166,6 +183,7 @@ void Prober::Worker::watch(Entry& entry, int operation) {
 // --- one probe -----------------------------------------------------------------------------------------------------
 
 void Prober::Worker::begin(Entry& entry) {
+    if (Clock::now() - entry.due > entry.target.settings.interval) late_.fetch_add(1, std::memory_order_relaxed);
     // Read anew: of many that are due at once the last is not to be charged with the time that the others took.
     entry.sent = now_ = Clock::now();
     sent_.fetch_add(1, std::memory_order_relaxed);
@@ -184,6 +202,7 @@ void Prober::Worker::begin_echo(Entry& entry) {
     uint64_t token = random_();
     while (echoes_.contains(token))
         token = random_();
+    entry.sent_at = std::chrono::system_clock::now();
     if (const int error = by->send(ip, entry.target.source, token); error != 0) return end(entry, outcome_of(error));
     entry.echo = token;
     echoes_.emplace(token, &entry);
@@ -213,11 +232,11 @@ Pinger* Prober::Worker::pinger(bool v4) {
 }
 
 void Prober::Worker::receive_echoes(Pinger& by) {
-    by.receive([this](const IpAddress& from, uint64_t token) {
+    by.receive([this](const IpAddress& from, uint64_t token, WallTime came) {
         const auto found = echoes_.find(token);
         if (found == echoes_.end() || found->second->target.address.ip != from) return;
         Entry& entry = *found->second;
-        end(entry, Outcome::answered(now_ - entry.sent));
+        end(entry, Outcome::answered(came - entry.sent_at));
     });
 }
 
@@ -251,7 +270,8 @@ void Prober::Worker::schedule(Entry& entry, const Outcome& outcome) {
     const bool hurry = outcome.kind == Outcome::Kind::failed && entry.quality.up();
     const auto early =
         Duration(static_cast<int64_t>(random_() % static_cast<uint64_t>(settings.interval.count() / 10 + 1)));
-    timers_.arm(entry, entry.sent + (hurry ? settings.timeout : settings.interval - early));
+    entry.due = entry.sent + (hurry ? settings.timeout : settings.interval - early);
+    timers_.arm(entry, entry.due);
 }
 
 // Says in the endpoints' states what is known. What has risen takes connections at once, whatever they showed before.
@@ -308,7 +328,8 @@ std::unique_ptr<Entry> Prober::Worker::entry_for(const Wanted& wanted, Known& kn
     entry->target = wanted.target;
     // At first spread over the interval, and over a tenth of a second where that is long.
     const Duration span = std::min<Duration>(wanted.target.settings.interval, std::chrono::milliseconds(100));
-    timers_.arm(*entry, now_ + Duration(static_cast<int64_t>(random_() % static_cast<uint64_t>(span.count()))));
+    entry->due = now_ + Duration(static_cast<int64_t>(random_() % static_cast<uint64_t>(span.count())));
+    timers_.arm(*entry, entry->due);
     return entry;
 }
 
@@ -344,6 +365,7 @@ Status Prober::Worker::status() const {
     Status status{.sent = sent_.load(std::memory_order_relaxed),
                   .answered = answered_.load(std::memory_order_relaxed),
                   .lost = lost_.load(std::memory_order_relaxed),
+                  .late = late_.load(std::memory_order_relaxed),
                   .notes = {}};
     clockid_t clock;
     timespec used{};

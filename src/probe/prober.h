@@ -29,6 +29,7 @@ struct Wanted {
 struct Status {
     size_t targets = 0;
     uint64_t sent = 0, answered = 0, lost = 0;
+    uint64_t late = 0;               // sent more than an interval later than they should have been: too much to do
     Duration cpu{};                  // that the thread has used
     std::vector<std::string> notes;  // what cannot work here
 };
