@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <tuple>
 
 #include "routing/selector.h"
@@ -40,13 +41,6 @@ TargetKey key_of(const probe::Target& target) {
     return {target.address, target.host, target.path, target.refusal_answers};
 }
 
-routing::TrafficCounts counts_of(const routing::EndpointState& state) {
-    return {.attempts = state.attempts.load(std::memory_order_relaxed),
-            .failures = state.failures.load(std::memory_order_relaxed),
-            .segments = state.segments.load(std::memory_order_relaxed),
-            .retransmissions = state.retransmissions.load(std::memory_order_relaxed)};
-}
-
 }  // namespace
 
 Pilot::Pilot(stream::Plane& stream, packet::Plane& packet, routing::EndpointStates& states, telemetry::Log& log,
@@ -59,70 +53,72 @@ Pilot::~Pilot() = default;
 
 const routing::SharesByService& Pilot::prepare(const SnapshotPointer& snapshot, const Resolution& resolution) {
     std::lock_guard lock(mutex_);
-    next_ = {.snapshot = snapshot, .resolution = resolution, .courses = {}, .shares = {}};
-    const TimePoint now = Clock::now();
+    next_ = {.snapshot = snapshot, .resolution = resolution, .services = {}, .shares = {}};
     for (const Service& service : snapshot->services) {
-        Course course = course_of(next_, service);
+        Steered next = steered(next_, service);
         if (next_.steers()) {
-            see(course, now);
-            course.steering.update(course.settings, course.seen, now);
-            next_.shares[service.name] = course.steering.shares();
+            next.course.steer(Clock::now(), look_of(next));
+            next_.shares[service.name] = next.course.shares();
         }
-        next_.courses.emplace(service.name, std::move(course));
+        next_.services.emplace(service.name, std::move(next));
     }
     close_drained(next_);
     return next_.shares;
 }
 
-Pilot::Course Pilot::course_of(const Chart& chart, const Service& service) const {
+Pilot::Steered Pilot::steered(const Chart& chart, const Service& service) const {
     const MulticloudSettings& multicloud = chart.snapshot->settings.multicloud;
-    Course course{.service = &service,
-                  .candidates = {},
-                  .settings = {.policy = service.routing.policy,
-                               .weights = service.routing.weights,
-                               .hysteresis = multicloud.hysteresis,
-                               .slow_start = multicloud.slow_start,
-                               .panic = multicloud.panic}};
-    for (const ResolvedEndpoint& endpoint : resolved_endpoints(service, chart.resolution, chart.snapshot->path_table))
-        course.candidates.push_back(candidate_of(chart, service, endpoint));
-    course.steering = routing::Steering(course.candidates.size());
-    course.outliers = routing::Outliers(course.candidates.size());
-    if (const auto before = now_.courses.find(service.name); before != now_.courses.end())
-        carry_over(course, before->second);
-    return course;
+    std::vector<Candidate> candidates;
+    std::vector<routing::Course::Candidate> of_course;
+    for (const ResolvedEndpoint& endpoint : resolved_endpoints(service, chart.resolution, chart.snapshot->path_table)) {
+        candidates.push_back(candidate_of(chart, service, endpoint));
+        of_course.push_back(course_candidate(chart, service, endpoint));
+    }
+    Steered next{.service = &service,
+                 .candidates = std::move(candidates),
+                 .course = routing::Course({.policy = service.routing.policy,
+                                            .weights = service.routing.weights,
+                                            .hysteresis = multicloud.hysteresis,
+                                            .slow_start = multicloud.slow_start,
+                                            .panic = multicloud.panic},
+                                           multicloud.max_ejected, std::move(of_course))};
+    if (const auto before = now_.services.find(service.name); before != now_.services.end())
+        carry_over(next, before->second);
+    return next;
 }
 
 Pilot::Candidate Pilot::candidate_of(const Chart& chart, const Service& service,
                                      const ResolvedEndpoint& endpoint) const {
     const Path* path = endpoint.path.empty() ? nullptr : chart.snapshot->find_path(endpoint.path);
-    const MulticloudSettings& multicloud = chart.snapshot->settings.multicloud;
-    Candidate candidate{.endpoint = to_string(endpoint.endpoint->address),
-                        .address = endpoint.address,
-                        .path = endpoint.path,
-                        .weight = endpoint.endpoint->weight,
-                        .state = states_.of(service.name, endpoint.address, endpoint.path),
-                        .target = target_of(multicloud.probe, service, endpoint, path),
-                        .gauge = {},
-                        .facts = {}};
+    return {.endpoint = to_string(endpoint.endpoint->address),
+            .address = endpoint.address,
+            .path = endpoint.path,
+            .target = target_of(chart.snapshot->settings.multicloud.probe, service, endpoint, path)};
+}
+
+routing::Course::Candidate Pilot::course_candidate(const Chart& chart, const Service& service,
+                                                   const ResolvedEndpoint& endpoint) const {
+    const Path* path = endpoint.path.empty() ? nullptr : chart.snapshot->find_path(endpoint.path);
+    routing::Course::Candidate candidate{.weight = endpoint.endpoint->weight,
+                                         .state = states_.of(service.name, endpoint.address, endpoint.path),
+                                         .facts = {}};
     candidate.facts.cost_per_gb = path ? path->cost_per_gb : std::nullopt;
     candidate.facts.bandwidth = path ? path->bandwidth : std::nullopt;
-    candidate.facts.distance = distance_of(multicloud, path);
+    candidate.facts.distance = distance_of(chart.snapshot->settings.multicloud, path);
     return candidate;
 }
 
-// What was known of a candidate stays known: its gauge where it is asked the same way.
-void Pilot::carry_over(Course& course, const Course& before) const {
+// What was known stays known: a gauge where its target is asked the same way.
+void Pilot::carry_over(Steered& next, const Steered& before) const {
+    next.course.carry_over(before.course);
     std::map<const routing::EndpointState*, size_t> places;
     for (size_t i = 0; i < before.candidates.size(); ++i)
-        places.emplace(before.candidates[i].state.get(), i);
-    for (size_t i = 0; i < course.candidates.size(); ++i) {
-        const auto found = places.find(course.candidates[i].state.get());
+        places.emplace(before.course.candidates()[i].state.get(), i);
+    for (size_t i = 0; i < next.candidates.size(); ++i) {
+        const auto found = places.find(next.course.candidates()[i].state.get());
         if (found == places.end()) continue;
-        course.steering.carry_over(i, before.steering, found->second);
-        course.outliers.carry_over(i, before.outliers, found->second);
-        const Candidate& candidate_before = before.candidates[found->second];
-        if (candidate_before.target == course.candidates[i].target) course.candidates[i].gauge = candidate_before.gauge;
-        course.candidates[i].known_down = candidate_before.known_down;
+        const Candidate& candidate = before.candidates[found->second];
+        if (candidate.target == next.candidates[i].target) next.candidates[i].gauge = candidate.gauge;
     }
 }
 
@@ -136,8 +132,8 @@ void Pilot::take_over() {
 
 void Pilot::follow_probes() {
     if (!now_.steers()) {
-        for (const auto& [name, course] : now_.courses)
-            for (const Candidate& candidate : course.candidates)
+        for (const auto& [name, steered] : now_.services)
+            for (const auto& candidate : steered.course.candidates())
                 candidate.state->open(routing::closed_outlier);
         if (prober_) prober_->follow({});
         prober_.reset();
@@ -152,11 +148,12 @@ void Pilot::follow_probes() {
     std::vector<probe::Wanted> wanted;
     std::map<TargetKey, size_t> places;
     std::vector<std::pair<Candidate*, size_t>> asking;
-    for (auto& [name, course] : now_.courses)
-        for (Candidate& candidate : course.candidates) {
+    for (auto& [name, steered] : now_.services)
+        for (size_t i = 0; i < steered.candidates.size(); ++i) {
+            Candidate& candidate = steered.candidates[i];
             const auto [place, fresh] = places.emplace(key_of(candidate.target), wanted.size());
             if (fresh) wanted.push_back({candidate.target, {}});
-            wanted[place->second].endpoints.push_back(candidate.state);
+            wanted[place->second].endpoints.push_back(steered.course.candidates()[i].state);
             asking.emplace_back(&candidate, place->second);
         }
     const auto gauges = prober_->follow(wanted);
@@ -171,7 +168,26 @@ TimePoint Pilot::due() const {
     return now_.steers() ? turned_ + routing::Steering::interval : TimePoint::max();
 }
 
+routing::Course::Look Pilot::look_of(const Steered& steered) const {
+    return [this, &steered](size_t index) {
+        const Candidate& candidate = steered.candidates[index];
+        routing::Course::Measured measured;
+        if (candidate.gauge) {
+            measured.reading = candidate.gauge->reading();
+            measured.problem = candidate.gauge->problem();
+        }
+        if (const auto load = loads_.find(candidate.path); load != loads_.end())
+            measured.load = std::max(load->second.up, load->second.down);
+        return measured;
+    };
+}
+
 void Pilot::turn(TimePoint now) {
+    struct Fallen {
+        std::string service;
+        SocketAddress address;
+        std::string path;
+    };
     routing::SharesByService changed;
     std::vector<Fallen> fallen;
     {
@@ -180,12 +196,12 @@ void Pilot::turn(TimePoint now) {
         if (!now_.steers() || (!news && now < turned_ + routing::Steering::interval)) return;
         turned_ = now;
         measure(now);
-        for (auto& [name, course] : now_.courses) {
-            eject(course, now);
-            see(course, now);
-            if (course.steering.update(course.settings, course.seen, now))
-                changed[name] = now_.shares[name] = course.steering.shares();
-            find_fallen(course, fallen);
+        for (auto& [name, steered] : now_.services) {
+            const auto ejected = [&, &of = steered](size_t candidate, bool is) { log_ejected(of, candidate, is); };
+            if (steered.course.turn(now, look_of(steered), ejected))
+                changed[name] = now_.shares[name] = steered.course.shares();
+            for (const size_t index : steered.course.take_fallen())
+                fallen.push_back({name, steered.candidates[index].address, steered.candidates[index].path});
         }
     }
     if (!changed.empty()) {
@@ -196,12 +212,14 @@ void Pilot::turn(TimePoint now) {
         stream_.endpoint_down(service, address, path);
 }
 
-void Pilot::find_fallen(Course& course, std::vector<Fallen>& fallen) const {
-    for (Candidate& candidate : course.candidates) {
-        const bool down = candidate.state->closed.load(std::memory_order_relaxed) & routing::closed_by_probe;
-        if (down && !candidate.known_down) fallen.push_back({course.service->name, candidate.address, candidate.path});
-        candidate.known_down = down;
-    }
+void Pilot::log_ejected(const Steered& steered, size_t index, bool is) const {
+    const Candidate& candidate = steered.candidates[index];
+    log_.write(is ? LogLevel::warn : LogLevel::info,
+               is ? "endpoint is left alone for a while" : "endpoint is tried again",
+               {{"service", steered.service->name},
+                {"endpoint", candidate.endpoint},
+                {"path", candidate.path},
+                {"why", steered.course.why_ejected(index)}});
 }
 
 // What paths carry, both planes together.
@@ -229,64 +247,6 @@ void Pilot::measure(TimePoint now) {
     }
 }
 
-// By what connections have shown.
-void Pilot::eject(Course& course, TimePoint now) const {
-    std::vector<routing::TrafficCounts> counts;
-    std::vector<bool> takes;
-    for (const Candidate& candidate : course.candidates) {
-        counts.push_back(counts_of(*candidate.state));
-        takes.push_back(candidate.weight > 0 && !candidate.state->draining());
-    }
-    course.outliers.update(counts, takes, now_.snapshot->settings.multicloud.max_ejected, now);
-    for (size_t i = 0; i < course.candidates.size(); ++i) {
-        const Candidate& candidate = course.candidates[i];
-        const bool was = candidate.state->closed.load(std::memory_order_relaxed) & routing::closed_outlier;
-        const bool is = course.outliers.ejected(i);
-        if (was == is) continue;
-        candidate.state->set(routing::closed_outlier, is);
-        log_.write(is ? LogLevel::warn : LogLevel::info,
-                   is ? "endpoint is left alone for a while" : "endpoint is tried again",
-                   {{"service", course.service->name},
-                    {"endpoint", candidate.endpoint},
-                    {"path", candidate.path},
-                    {"why", course.outliers.why(i)}});
-    }
-}
-
-void Pilot::see(Course& course, TimePoint now) const {
-    course.seen.clear();
-    for (size_t i = 0; i < course.candidates.size(); ++i)
-        course.seen.push_back(seen(course, i, now));
-}
-
-routing::Seen Pilot::seen(const Course& course, size_t index, TimePoint now) const {
-    const Candidate& candidate = course.candidates[index];
-    const routing::EndpointState& state = *candidate.state;
-    routing::Seen seen{.weight = candidate.weight, .draining = state.draining(), .facts = candidate.facts};
-    // Connects that failed keep it out until the next trial is due: only who has turns is tried.
-    seen.up = !(state.closed.load(std::memory_order_relaxed) & ~routing::closed_for_all) && state.health.usable(now);
-    if (!seen.up) seen.why_down = why_down(course, index, now);
-    if (candidate.gauge) {
-        const routing::Reading reading = candidate.gauge->reading();
-        seen.facts.round_trip = reading.typical;
-        seen.facts.loss_ratio = reading.loss_ratio;
-    }
-    seen.facts.loss_ratio = std::max(seen.facts.loss_ratio, course.outliers.loss_ratio(index));
-    if (const auto load = loads_.find(candidate.path); load != loads_.end())
-        seen.facts.load = std::max(load->second.up, load->second.down);
-    return seen;
-}
-
-std::string Pilot::why_down(const Course& course, size_t index, TimePoint now) const {
-    const Candidate& candidate = course.candidates[index];
-    const uint8_t closed = candidate.state->closed.load(std::memory_order_relaxed);
-    if (closed & routing::closed_by_probe && candidate.gauge)
-        return "its probes fail: " + (candidate.gauge->problem().empty() ? "it has to answer more of them first"
-                                                                         : candidate.gauge->problem());
-    if (closed & routing::closed_outlier) return course.outliers.why(index);
-    return candidate.state->health.usable(now) ? std::string() : "connects to it failed";
-}
-
 // --- draining ------------------------------------------------------------------------------------------------------
 
 bool Pilot::drains(const Chart& chart, const Candidate& candidate) const {
@@ -299,9 +259,9 @@ bool Pilot::drains(const Chart& chart, const Candidate& candidate) const {
 
 // Also of endpoints that a reload has brought.
 void Pilot::close_drained(const Chart& chart) const {
-    for (const auto& [name, course] : chart.courses)
-        for (const Candidate& candidate : course.candidates)
-            candidate.state->set(routing::closed_path, drains(chart, candidate));
+    for (const auto& [name, steered] : chart.services)
+        for (size_t i = 0; i < steered.candidates.size(); ++i)
+            steered.course.candidates()[i].state->set(routing::closed_path, drains(chart, steered.candidates[i]));
 }
 
 bool Pilot::drain(admin::Drainable what, const std::string& name, bool draining) {
@@ -309,22 +269,7 @@ bool Pilot::drain(admin::Drainable what, const std::string& name, bool draining)
     {
         std::lock_guard lock(mutex_);
         if (!now_.snapshot) return false;
-        if (what == admin::Drainable::endpoint) {
-            for (const auto& [service, course] : now_.courses)
-                for (const Candidate& candidate : course.candidates)
-                    if (candidate.endpoint == name || to_string(candidate.address) == name) {
-                        candidate.state->set(routing::closed_by_hand, draining);
-                        found = true;
-                    }
-        } else {
-            for (const Path& path : now_.snapshot->paths)
-                found |= name == (what == admin::Drainable::path       ? path.name
-                                  : what == admin::Drainable::provider ? path.provider
-                                                                       : path.region);
-            if (found && draining) drained_.emplace(what, name);
-            if (!draining) drained_.erase({what, name});
-            close_drained(now_);
-        }
+        found = what == admin::Drainable::endpoint ? drain_endpoint(name, draining) : drain_paths(what, name, draining);
         news_ = true;
     }
     if (!found) return false;
@@ -334,6 +279,31 @@ bool Pilot::drain(admin::Drainable what, const std::string& name, bool draining)
     return true;
 }
 
+bool Pilot::drain_endpoint(const std::string& name, bool draining) const {
+    bool found = false;
+    for (const auto& [service, steered] : now_.services)
+        for (size_t i = 0; i < steered.candidates.size(); ++i) {
+            const Candidate& candidate = steered.candidates[i];
+            if (candidate.endpoint != name && to_string(candidate.address) != name) continue;
+            steered.course.candidates()[i].state->set(routing::closed_by_hand, draining);
+            found = true;
+        }
+    return found;
+}
+
+bool Pilot::drain_paths(admin::Drainable what, const std::string& name, bool draining) {
+    const auto& paths = now_.snapshot->paths;
+    const bool found = std::any_of(paths.begin(), paths.end(), [&](const Path& path) {
+        return name == (what == admin::Drainable::path       ? path.name
+                        : what == admin::Drainable::provider ? path.provider
+                                                             : path.region);
+    });
+    if (found && draining) drained_.emplace(what, name);
+    if (!draining) drained_.erase({what, name});
+    close_drained(now_);
+    return found;
+}
+
 // --- what it tells -------------------------------------------------------------------------------------------------
 
 admin::PathReading Pilot::reading_of(const Path& path) const {
@@ -341,12 +311,11 @@ admin::PathReading Pilot::reading_of(const Path& path) const {
     double loss = 0;
     size_t probed = 0;
     std::optional<TimePoint> changed;
-    for (const auto& [name, course] : now_.courses) {
-        const auto standings = course.steering.standings(course.settings, course.seen);
-        for (size_t i = 0; i < course.candidates.size(); ++i) {
-            const Candidate& candidate = course.candidates[i];
-            if (candidate.path != path.name) continue;
-            if (!candidate.gauge) continue;
+    for (const auto& [name, steered] : now_.services) {
+        const auto standings = steered.course.standings();
+        for (size_t i = 0; i < steered.candidates.size(); ++i) {
+            const Candidate& candidate = steered.candidates[i];
+            if (candidate.path != path.name || !candidate.gauge || standings.empty()) continue;
             const routing::Reading of = candidate.gauge->reading();
             ++probed;
             loss += of.loss_ratio;
@@ -384,52 +353,56 @@ std::vector<admin::PathReading> Pilot::paths() const {
     return readings;
 }
 
-// The choice is made by the production code, on copies, so that asking changes nothing.
+// Who would take a connection from there: the choice is made by what makes it for connections, on copies, so that
+// asking changes nothing.
+std::optional<size_t> Pilot::choice_of(const Steered& steered, const routing::Course& course, const IpAddress& client) {
+    std::vector<routing::EndpointState> states(steered.candidates.size());
+    std::vector<routing::Candidate> candidates;
+    for (size_t i = 0; i < states.size(); ++i) {
+        const routing::EndpointState& state = *course.candidates()[i].state;
+        states[i].closed = state.closed.load();
+        states[i].active = state.active.load();
+        if (!course.seen()[i].up) states[i].close(routing::closed_by_probe);
+        candidates.push_back({to_string(steered.candidates[i].address), course.candidates()[i].weight, &states[i]});
+    }
+    uint64_t turn = 0;
+    const Routing& routing = steered.service->routing;
+    const routing::Selector selector(routing.policy, routing.seed, candidates, &course.shares());
+    const auto chosen =
+        selector.choose({.client = client, .random = 0, .cursor = turn, .now = Clock::now(), .tried = {}});
+    return chosen ? std::optional<size_t>(*chosen) : std::nullopt;
+}
+
 Result<admin::Explanation> Pilot::explain(const std::string& service, const IpAddress& client) const {
     std::lock_guard lock(mutex_);
-    const auto found = now_.courses.find(service);
-    if (found == now_.courses.end()) return Error{fmt::format("there is no service {}", service)};
-    Course course = found->second;
-    const TimePoint now = Clock::now();
-    see(course, now);
-    course.steering.update(course.settings, course.seen, now);
-    const auto standings = course.steering.standings(course.settings, course.seen);
+    const auto found = now_.services.find(service);
+    if (found == now_.services.end()) return Error{fmt::format("there is no service {}", service)};
+    const Steered& steered = found->second;
+    routing::Course course = steered.course;
+    course.steer(Clock::now(), look_of(steered));
+    const auto standings = course.standings();
+    const std::vector<uint32_t>& shares = course.shares().of;
+    const auto sum = static_cast<double>(std::accumulate(shares.begin(), shares.end(), uint64_t{0}));
 
-    std::vector<routing::EndpointState> states(course.candidates.size());
-    std::vector<routing::Candidate> candidates;
-    for (size_t i = 0; i < course.candidates.size(); ++i) {
-        const Candidate& candidate = course.candidates[i];
-        states[i].closed = candidate.state->closed.load();
-        states[i].active = candidate.state->active.load();
-        if (!course.seen[i].up) states[i].close(routing::closed_by_probe);
-        candidates.push_back({to_string(candidate.address), candidate.weight, &states[i]});
-    }
-    const routing::Shares& shares = course.steering.shares();
-    uint64_t turn = 0;
-    const routing::Selector selector(course.settings.policy, course.service->routing.seed, candidates, &shares);
-    const auto chosen = selector.choose({.client = client, .random = 0, .cursor = turn, .now = now, .tried = {}});
-
-    admin::Explanation explanation{.service = service, .policy = course.settings.policy};
-    explanation.steered = now_.steers();
-    if (chosen) explanation.chosen = *chosen;
-    uint64_t sum = 0;
-    for (const uint32_t share : shares.of)
-        sum += share;
-    for (size_t i = 0; i < course.candidates.size(); ++i) {
-        const Candidate& candidate = course.candidates[i];
-        admin::CandidateReading reading{.path = candidate.path,
-                                        .endpoint = candidate.endpoint,
-                                        .address = to_string(candidate.address),
-                                        .up = course.seen[i].up,
-                                        .round_trip = course.seen[i].facts.round_trip,
-                                        .loss_ratio = course.seen[i].facts.loss_ratio,
-                                        .cost_per_gb = course.seen[i].facts.cost_per_gb,
-                                        .distance = course.seen[i].facts.distance,
-                                        .score = standings[i].score,
-                                        .preferred = standings[i].preferred,
-                                        .reason = standings[i].reason};
-        if (sum > 0) reading.share = static_cast<double>(shares.of[i]) / static_cast<double>(sum);
-        explanation.candidates.push_back(std::move(reading));
+    admin::Explanation explanation{.service = service,
+                                   .policy = steered.service->routing.policy,
+                                   .steered = now_.steers(),
+                                   .chosen = choice_of(steered, course, client)};
+    for (size_t i = 0; i < steered.candidates.size(); ++i) {
+        const Candidate& candidate = steered.candidates[i];
+        const routing::Seen& seen = course.seen()[i];
+        explanation.candidates.push_back({.path = candidate.path,
+                                          .endpoint = candidate.endpoint,
+                                          .address = to_string(candidate.address),
+                                          .up = seen.up,
+                                          .round_trip = seen.facts.round_trip,
+                                          .loss_ratio = seen.facts.loss_ratio,
+                                          .cost_per_gb = seen.facts.cost_per_gb,
+                                          .distance = seen.facts.distance,
+                                          .score = standings[i].score,
+                                          .share = sum > 0 ? shares[i] / sum : 0,
+                                          .preferred = standings[i].preferred,
+                                          .reason = standings[i].reason});
     }
     return explanation;
 }

@@ -20,9 +20,8 @@
 #include "model/resolution.h"
 #include "packet/plane.h"
 #include "probe/prober.h"
+#include "routing/course.h"
 #include "routing/endpoint_states.h"
-#include "routing/outliers.h"
-#include "routing/steering.h"
 #include "stream/plane.h"
 #include "telemetry/meter.h"
 
@@ -56,48 +55,38 @@ class Pilot {
         std::string endpoint;  // as configured
         SocketAddress address;
         std::string path;
-        uint32_t weight = 0;
-        std::shared_ptr<routing::EndpointState> state;
         probe::Target target;
-        std::shared_ptr<const probe::Gauge> gauge;  // null: not probed, or not yet
-        bool known_down = false;                    // by probes, at the last turn
-        routing::Facts facts;                       // what the configuration says; the rest is seen anew each time
+        std::shared_ptr<const probe::Gauge> gauge{};  // null: not probed, or not yet
     };
-    // A service under way.
-    struct Course {
+    // A service under way; its candidates and those of its course are the same.
+    struct Steered {
         const Service* service;
         std::vector<Candidate> candidates;
-        routing::SteeringSettings settings;
-        routing::Steering steering{0};
-        routing::Outliers outliers{0};
-        std::vector<routing::Seen> seen{};
+        routing::Course course;
     };
     struct Chart {
         SnapshotPointer snapshot;
         Resolution resolution;
-        std::map<std::string, Course> courses;  // by service
-        routing::SharesByService shares;        // of those that are steered
+        std::map<std::string, Steered> services;
+        routing::SharesByService shares;  // of those that are steered
         bool steers() const { return snapshot && snapshot->settings.multicloud.enabled; }
     };
 
-    Course course_of(const Chart& chart, const Service& service) const;
+    Steered steered(const Chart& chart, const Service& service) const;
     Candidate candidate_of(const Chart& chart, const Service& service, const ResolvedEndpoint& endpoint) const;
-    void carry_over(Course& course, const Course& before) const;
+    routing::Course::Candidate course_candidate(const Chart& chart, const Service& service,
+                                                const ResolvedEndpoint& endpoint) const;
+    void carry_over(Steered& next, const Steered& before) const;
     void close_drained(const Chart& chart) const;
     bool drains(const Chart& chart, const Candidate& candidate) const;
+    bool drain_endpoint(const std::string& name, bool draining) const;
+    bool drain_paths(admin::Drainable what, const std::string& name, bool draining);
+    static std::optional<size_t> choice_of(const Steered& steered, const routing::Course& course,
+                                           const IpAddress& client);
     void follow_probes();
     void measure(TimePoint now);
-    void eject(Course& course, TimePoint now) const;
-    // Endpoints of which it is new that they are dead.
-    struct Fallen {
-        std::string service;
-        SocketAddress address;
-        std::string path;
-    };
-    void find_fallen(Course& course, std::vector<Fallen>& fallen) const;
-    void see(Course& course, TimePoint now) const;
-    routing::Seen seen(const Course& course, size_t candidate, TimePoint now) const;
-    std::string why_down(const Course& course, size_t candidate, TimePoint now) const;
+    routing::Course::Look look_of(const Steered& steered) const;
+    void log_ejected(const Steered& steered, size_t candidate, bool is) const;
     admin::PathReading reading_of(const Path& path) const;
 
     stream::Plane& stream_;
