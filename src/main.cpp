@@ -11,6 +11,7 @@
 #include "config/options.h"
 #include "control/daemon.h"
 #include "packet/plane.h"
+#include "simulation/command.h"
 #include "version.h"
 
 namespace {
@@ -103,6 +104,13 @@ int main(int count, char** values) {
     app.add_subcommand("config-reference", "print the reference of all configuration keys, in Markdown")->group("");
     int exit_status = fine;
     admin::add_read_commands(app, std::cout, std::cerr, exit_status);
+    simulation::Command simulation;
+    CLI::App* simulate =
+        app.add_subcommand("simulate", "play paths' latencies, losses, costs and outages on a fast clock");
+    simulate->add_option("--scenario", simulation.scenario, "what to play: examples/scenarios/*.yaml")->required();
+    simulate->add_option("--plot", simulation.plot, "file to draw it into, as SVG");
+    simulate->add_option("--seed", simulation.seed, "instead of the scenario's");
+    simulate->add_flag("--json", simulation.json, "for scripts");
 
     try {
         app.parse(count, values);
@@ -117,6 +125,7 @@ int main(int count, char** values) {
     if (command == "run" || command == "demo") return run(std::move(sources), {values, values + count});
     if (command == "check") return check(sources);
     if (command == "detach") return detach(sources);
+    if (command == "simulate") return simulation::run(simulation, std::cout, std::cerr);
     if (command == "version") fmt::print("{}\n", version);
     if (command == "config-reference") fmt::print("{}", config::reference_markdown());
     return exit_status;

@@ -1,6 +1,7 @@
 #include "config/load.h"
 
 #include "config/document.h"
+#include "config/embedded.h"
 #include "config/overlay.h"
 #include "config/problems.h"
 #include "config/table.h"
@@ -31,6 +32,14 @@ Loaded finish(Node root, const Sources& sources, Problems& problems) {
 }
 
 }  // namespace
+
+Snapshot read_embedded(Node root, Problems& problems) {
+    Snapshot snapshot;
+    bind_object(root, "", snapshot, {Tables::constant(), problems});
+    inherit_policy(snapshot, root);
+    validate(snapshot, root, problems);
+    return snapshot;
+}
 
 Loaded load(const Sources& sources) {
     Problems problems(sources.file);
