@@ -101,6 +101,7 @@ enum endpoint_flags {
     endpoint_in_use = 1 << 0,  // established flows may go on; without it they end
     endpoint_takes = 1 << 1,   // closed flows may begin again
     endpoint_shares = 1 << 2,  // a service listens at one of its source addresses, whose port is not for flows
+    endpoint_dead = 1 << 3,    // why it is not in use: probes do not get through
 };
 
 struct packet_endpoint {

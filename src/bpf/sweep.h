@@ -108,7 +108,7 @@ inlined bool over(struct swept* s, const struct packet_service* service, __u64 n
     const enum flow_state state = s->target >> flow_state_shift;
     const __u32 wait = patience(service, state), number = s->target >> flow_endpoint_shift & (max_packet_endpoints - 1);
     const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &number);
-    *why = packet_verdict_service_removed;
+    *why = endpoint && endpoint->flags & endpoint_dead ? packet_verdict_endpoint_down : packet_verdict_service_removed;
     // A service that is gone keeps a record without times until its flows have ended.
     if (!service->idle_seconds || !endpoint || !(endpoint->flags & endpoint_in_use)) return true;
     *why = end_of(service, state);

@@ -36,7 +36,7 @@ struct World {
     Surroundings around{.settings = &snapshot.settings, .resolution = {}, .sources = {}, .unavailable = {}};
     Capacity capacity{.flows = 1, .services = 64, .endpoints = 64, .ring_slots = 1 << 20};
     Indexes indexes = Indexes::within(capacity.services, capacity.endpoints);
-    std::vector<SocketAddress> down, draining;
+    std::vector<SocketAddress> down, draining, lost;
     std::set<IpAddress> own{ip("10.0.0.2"), ip("10.0.0.3"), ip("2001:db8::2")};
 
     World() {
@@ -67,6 +67,7 @@ struct World {
             for (Target& target : targets) {
                 target.up = !among(down, target.address);
                 target.draining = among(draining, target.address);
+                target.lost = among(lost, target.address);
             }
             made.services.push_back({&snapshot.services[i], targets, access_tree(snapshot.services[i].access)});
         }

@@ -146,6 +146,17 @@ TEST(Plan, ServicesShareEndpoints) {
     EXPECT_EQ(ring_at(plan, 1).size(), 0U);
 }
 
+TEST(Plan, FlowsOfADeadEndpointEnd) {
+    World world;
+    world.add("web", "203.0.113.1:80", {"10.0.1.1:80", "10.0.1.2:80"});
+    world.down = world.lost = {*SocketAddress::parse("10.0.1.1:80")};
+    const Plan plan = must_plan(world).plan;
+    EXPECT_EQ(plan.endpoints.at(1).flags, abi::endpoint_dead);
+    EXPECT_EQ(plan.endpoints.at(2).flags, abi::endpoint_in_use | abi::endpoint_takes);
+    const std::vector<uint32_t> ring = ring_at(plan, 1);
+    EXPECT_EQ(std::count(ring.begin(), ring.end(), 1U), 0);
+}
+
 TEST(Plan, WithDsrNothingComesBackFromEndpoints) {
     World world;
     Service& web = world.add("web", "203.0.113.1:80", {"10.0.1.1:80"});

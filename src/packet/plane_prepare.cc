@@ -240,7 +240,19 @@ std::vector<Target> Plane::Implementation::targets_now(const Service& service, c
         }
     if (const auto shares = shares_.find(service.name); shares != shares_.end())
         share_out(shares->second, service, subject, targets);
+    lose_dead(service, subject, targets);
     return targets;
+}
+
+// Whose packets nobody takes any more: datagrams, and connections that the service lets be reset. Where nobody is up,
+// all are tried, and nobody is given up.
+void Plane::Implementation::lose_dead(const Service& service, const Subject& subject, std::vector<Target>& targets) {
+    const auto takes = [](const Target& target) { return target.up && !target.draining && target.weight > 0; };
+    if (service.protocol == Protocol::tcp && service.routing.on_down == OnDown::keep) return;
+    if (std::none_of(targets.begin(), targets.end(), takes)) return;
+    for (Target& target : targets)
+        if (const auto state = subject.states.find({service.name, target.address}); state != subject.states.end())
+            target.lost = state->second->closed.load() & routing::closed_by_probe;
 }
 
 // Of an endpoint that several paths lead to, its shares are one.

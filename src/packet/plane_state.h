@@ -119,6 +119,7 @@ class Plane::Implementation {
 
     static void share_out(const routing::Shares& shares, const Service& service, const Subject& subject,
                           std::vector<Target>& targets);
+    static void lose_dead(const Service& service, const Subject& subject, std::vector<Target>& targets);
     std::vector<Target> targets_now(const Service& service, const Subject& subject) const;
     telemetry::ServiceStatus status_of(const Service& service, const std::string& why) const;
 

@@ -45,18 +45,9 @@ Reason by_listen(const Service& service, const Surroundings&) {
 }
 
 Reason by_policy(const Service& service, const Surroundings&) {
-    switch (service.routing.policy) {
-        case Policy::round_robin:
-        case Policy::weighted_round_robin:
-        case Policy::maglev:
-            return {};
-        case Policy::least_connections:
-            return "routing.policy: least_connections needs a count that packets do not have; weighted_round_robin "
-                   "does "
-                   "without";
-        default:
-            return fmt::format("routing.policy: {} is not in the packet plane yet", name_of(service.routing.policy));
-    }
+    if (service.routing.policy != Policy::least_connections) return {};
+    return "routing.policy: least_connections needs a count that packets do not have; weighted_round_robin does "
+           "without";
 }
 
 constexpr Duration longest_idle = std::chrono::seconds(abi::longest_idle_seconds);

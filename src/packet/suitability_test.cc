@@ -31,7 +31,7 @@ const Row rows[] = {
     {"Maglev", "", [](Service& s, World&) { s.routing.policy = Policy::maglev; }},
     {"least connections", "least_connections",
      [](Service& s, World&) { s.routing.policy = Policy::least_connections; }},
-    {"by latency", "latency is not", [](Service& s, World&) { s.routing.policy = Policy::latency; }},
+    {"by latency", "", [](Service& s, World&) { s.routing.policy = Policy::latency; }},
     {"by source", "", [](Service& s, World&) { s.limits.connections_per_source = UINT32_MAX; }},
     {"by source, too many", "per_source is beyond",
      [](Service& s, World&) { s.limits.connections_per_source = uint64_t{UINT32_MAX} + 1; }},

@@ -18,6 +18,7 @@ struct Target {
     std::optional<uint32_t> share{};  // of new flows; none: its weight's
     bool up = true;                   // what the caller knows of its health
     bool draining = false;
+    bool lost = false;  // known to be dead, while others are there: its flows end, and begin anew with another one
     bool operator==(const Target&) const = default;
 };
 

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Routing by measured paths in the packet plane: probes from user space, rings in the kernel."""
+import collections
+import contextlib
+import socket
+import time
+
+import proxy
+from netns import SERVER, inside, ip
+from packet_plane import VIP, PacketPlane
+from peers import Datagrams, Echo, Named
+from proxy import eventually, service
+
+SECOND = "10.93.2.3"
+PORT, HEALTH = 8000, 8001
+
+
+class PacketMulticloud(PacketPlane):
+    def setUp(self):
+        super().setUp()
+        ip("-n", self.server, "address", "add", f"{SECOND}/24", "dev", "up0")
+
+    def begin_two(self, policy="round_robin", protocol="tcp", **routing):
+        web = service((SERVER, PORT), (SECOND, PORT), protocol=protocol, listen=f"{VIP}:80", routing={"policy": policy, **routing})
+        settings = {"multicloud": {"enabled": True, "probe": {"port": HEALTH}, "slow_start": "0s"},
+                    "paths": [{"name": "first", "cost_per_gb": 0.01, "destinations": [f"{SERVER}/32"]},
+                              {"name": "second", "cost_per_gb": 0.09, "destinations": [f"{SECOND}/32"]}]}
+        running = self.begin(web, settings=settings)
+        self.assert_in_kernel(running)
+        eventually(lambda: all(path["rtt_seconds"] for path in running.json("/api/v1/paths")), "both are measured")
+        return web, running
+
+    def serve_both(self):
+        return {name: (self.serve(lambda name=name, host=host: Named(name, host=host, port=PORT)),
+                       self.serve(lambda host=host: Echo(host=host, port=HEALTH)))
+                for name, host in (("first", SERVER), ("second", SECOND))}
+
+    def ask(self, web):
+        with contextlib.closing(self.dial(web)) as client:
+            return client.makefile().readline().strip()
+
+    def test_a_killed_endpoint_is_left_within_a_second(self):
+        servers = self.serve_both()
+        web, running = self.begin_two()
+        self.assertEqual({"first", "second"}, set(collections.Counter(self.ask(web) for _ in range(40))))
+        for server in servers["first"]:
+            server.close()
+        began = time.monotonic()
+        last = began
+        while time.monotonic() - began < 2:
+            try:
+                self.assertEqual("second", self.ask(web))
+            except OSError:
+                last = time.monotonic()
+            time.sleep(0.005)
+        print(f"\nkilled: the last new connection to the dead one {1e3 * (last - began):.0f} ms after")
+        self.assertLess(last - began, 1)
+        self.assertFalse(running.service()["endpoints"][0]["up"])
+        self.serve(lambda: Named("first", host=SERVER, port=PORT))
+        self.serve(lambda: Echo(host=SERVER, port=HEALTH))
+        eventually(lambda: self.ask(web) == "first", "it is used again", 10, 0.01)
+
+    def test_the_cheapest_that_is_there(self):
+        servers = self.serve_both()
+        web, running = self.begin_two(policy="cost")
+        self.assertEqual({"first"}, {self.ask(web) for _ in range(20)})
+        self.assertEqual(200, running.post("/api/v1/paths/first/drain").status)
+        self.assertEqual({"second"}, {self.ask(web) for _ in range(20)})
+        self.assertEqual(200, running.post("/api/v1/paths/first/undrain").status)
+        eventually(lambda: self.ask(web) == "first", "it is back", 5, 0.01)
+        for server in servers["first"]:
+            server.close()
+        eventually(lambda: not running.service()["endpoints"][0]["up"], "it is down")
+        time.sleep(0.2)
+        self.assertEqual({"second"}, {self.ask(web) for _ in range(20)})
+
+    def test_datagrams_of_a_dead_endpoint_go_elsewhere(self):
+        health = {host: self.serve(lambda host=host: Echo(host=host, port=HEALTH)) for host in (SERVER, SECOND)}
+        servers = {host: self.serve(lambda host=host: Datagrams(lambda data, peer, host=host: host.encode(), host=host, port=PORT))
+                   for host in (SERVER, SECOND)}
+        _, running = self.begin_two(protocol="udp")
+        with inside(self.client):
+            talker = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        talker.connect((VIP, 80))
+        talker.settimeout(0.05)
+        talker.send(b"?")
+        first = talker.recv(64).decode()
+        health[first].close()
+        servers[first].close()
+        began = time.monotonic()
+        answer = None
+        while answer is None and time.monotonic() - began < 8:
+            with contextlib.suppress(OSError):
+                talker.send(b"?")
+                answer = talker.recv(64).decode()
+        took = time.monotonic() - began
+        print(f"\na flow of datagrams had another endpoint {1e3 * took:.0f} ms after")
+        self.assertNotIn(answer, (None, first))
+        self.assertLess(took, 4)
+        eventually(lambda: running.ended_with("endpoint_down") == 1, "it is counted")
+
+
+if __name__ == "__main__":
+    proxy.main()
