@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,6 +12,8 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+
+#include "probe/attempt.h"
 
 namespace marchproxy::probe {
 namespace {
@@ -245,19 +246,12 @@ TEST_F(ProberTest, ARefusalIsAnAnswerWhereTheHostIsAsked) {
     EXPECT_TRUE(reading().up);
 }
 
-TEST_F(ProberTest, WhatThisMachineCannotSendIsNoSignOfTheTarget) {
-    Served server(SOCK_STREAM, accept_and_close);
-    rlimit before;
-    getrlimit(RLIMIT_NOFILE, &before);
-    const rlimit none{.rlim_cur = 3, .rlim_max = before.rlim_max};
-    setrlimit(RLIMIT_NOFILE, &none);
-    follow({target(ProbeKind::tcp, server.address())});
-    EXPECT_TRUE(eventually([&] { return !problem().empty(); }));
-    EXPECT_THAT(problem(), HasSubstr("Too many open files"));
-    std::this_thread::sleep_for(500ms);
-    setrlimit(RLIMIT_NOFILE, &before);
-    EXPECT_TRUE(reading().up);
-    EXPECT_EQ(reading().probes, 0U);
+TEST(Attempt, WhatThisMachineCannotSendIsNoSignOfTheTarget) {
+    for (const int error : {EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAFNOSUPPORT})
+        EXPECT_EQ(outcome_of(error).kind, Outcome::Kind::unable) << strerror(error);
+    for (const int error : {ECONNREFUSED, ECONNRESET, ENETUNREACH, EHOSTUNREACH, EPERM, EACCES})
+        EXPECT_EQ(outcome_of(error).kind, Outcome::Kind::failed) << strerror(error);
+    EXPECT_EQ(outcome_of(EMFILE).why, "Too many open files");
 }
 
 TEST_F(ProberTest, APathWhoseSourceIsNotHereIsDown) {
