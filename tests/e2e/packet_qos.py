@@ -170,7 +170,7 @@ class PacketQos(PacketPlane):
         self.assertEqual({46}, {traffic_class >> 2 for traffic_class, _ in wire.classes})
         self.assertTrue(all(sound for _, sound in wire.classes))
         marked = sum(traffic_class & 3 == 3 for traffic_class, _ in wire.classes)
-        self.assertGreater(marked, 5)
+        self.assertGreater(marked, 0, "a few: most of what is too much finds the queue full")
         row = self.rows(running, "web")["up", "P0"]
         self.assertAlmostEqual(marked, row["marked"], delta=1)
         self.assertGreater(row["dropped"], 0, "a sender that does not listen has no long queue")
