@@ -79,9 +79,9 @@ struct Routing {
     Policy policy = Policy::weighted_round_robin;
     RoutingWeights weights;
     Retry retry = Retry::connect;
-    Bytes replay{64 << 10};  // of `unanswered`: what a client may have said, of one connection
+    Bytes replay{64 << 10};          // of `unanswered`: what a client may have said, of one connection
     OnDown on_down = OnDown::reset;  // what becomes of connections whose endpoint probes say is down
-    uint64_t seed = 0;  // of the Maglev table: the same on every node that shares the service
+    uint64_t seed = 0;               // of the Maglev table: the same on every node that shares the service
     bool operator==(const Routing&) const = default;
 };
 

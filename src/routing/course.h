@@ -51,7 +51,7 @@ class Course {
     const std::vector<Candidate>& candidates() const { return candidates_; }
     const Shares& shares() const { return steering_.shares(); }
     const std::vector<Seen>& seen() const { return seen_; }  // at the last turn
-    std::vector<Standing> standings() const {  // none before the first turn
+    std::vector<Standing> standings() const {                // none before the first turn
         return seen_.empty() ? std::vector<Standing>{} : steering_.standings(settings_, seen_);
     }
     std::string why_ejected(size_t candidate) const { return outliers_.why(candidate); }
