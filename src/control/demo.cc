@@ -439,6 +439,8 @@ void Demo::add_to(Snapshot& snapshot) const {
     Service service;
     service.name = "default";
     service.listen = {snapshot.settings.listen_address, snapshot.settings.listen_port};
+    const MulticloudSettings& multicloud = snapshot.settings.multicloud;
+    if (multicloud.enabled) service.routing.policy = multicloud.policy;  // as of any service that names none
     const auto where = addresses();
     for (size_t i = 0; i < demo_clouds.size(); ++i) {
         const DemoCloud& cloud = demo_clouds[i];

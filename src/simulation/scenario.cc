@@ -198,7 +198,7 @@ class Reader {
 
 Read finish(Node root, Problems& problems) {
     Read read;
-    read.scenario = Reader(std::move(root), problems).read();
+    if (problems.empty()) read.scenario = Reader(std::move(root), problems).read();
     read.problems = problems.take();
     return read;
 }
