@@ -109,17 +109,11 @@ routing::Course::Candidate Pilot::course_candidate(const Chart& chart, const Ser
 }
 
 // What was known stays known: a gauge where its target is asked the same way.
-void Pilot::carry_over(Steered& next, const Steered& before) const {
-    next.course.carry_over(before.course);
-    std::map<const routing::EndpointState*, size_t> places;
-    for (size_t i = 0; i < before.candidates.size(); ++i)
-        places.emplace(before.course.candidates()[i].state.get(), i);
-    for (size_t i = 0; i < next.candidates.size(); ++i) {
-        const auto found = places.find(next.course.candidates()[i].state.get());
-        if (found == places.end()) continue;
-        const Candidate& candidate = before.candidates[found->second];
-        if (candidate.target == next.candidates[i].target) next.candidates[i].gauge = candidate.gauge;
-    }
+void Pilot::carry_over(Steered& next, const Steered& before) {
+    const auto were = next.course.carry_over(before.course);
+    for (size_t i = 0; i < were.size(); ++i)
+        if (were[i] && before.candidates[*were[i]].target == next.candidates[i].target)
+            next.candidates[i].gauge = before.candidates[*were[i]].gauge;
 }
 
 void Pilot::take_over() {
@@ -249,19 +243,19 @@ void Pilot::measure(TimePoint now) {
 
 // --- draining ------------------------------------------------------------------------------------------------------
 
-bool Pilot::drains(const Chart& chart, const Candidate& candidate) const {
-    if (candidate.path.empty()) return false;
-    const Path* path = chart.snapshot->find_path(candidate.path);
-    return drained_.contains({admin::Drainable::path, candidate.path}) ||
-           (path && (drained_.contains({admin::Drainable::provider, path->provider}) ||
-                     drained_.contains({admin::Drainable::region, path->region})));
+bool Pilot::drains(const Path& path) const {
+    return drained_.contains({admin::Drainable::path, path.name}) ||
+           drained_.contains({admin::Drainable::provider, path.provider}) ||
+           drained_.contains({admin::Drainable::region, path.region});
 }
 
 // Also of endpoints that a reload has brought.
 void Pilot::close_drained(const Chart& chart) const {
     for (const auto& [name, steered] : chart.services)
-        for (size_t i = 0; i < steered.candidates.size(); ++i)
-            steered.course.candidates()[i].state->set(routing::closed_path, drains(chart, steered.candidates[i]));
+        for (size_t i = 0; i < steered.candidates.size(); ++i) {
+            const Path* path = chart.snapshot->find_path(steered.candidates[i].path);
+            steered.course.candidates()[i].state->set(routing::closed_path, path && drains(*path));
+        }
 }
 
 bool Pilot::drain(admin::Drainable what, const std::string& name, bool draining) {
@@ -334,9 +328,7 @@ admin::PathReading Pilot::reading_of(const Path& path) const {
         reading.changed = std::chrono::system_clock::now() -
                           std::chrono::duration_cast<std::chrono::system_clock::duration>(Clock::now() - *changed);
     if (probed > 0) reading.loss_ratio = loss / static_cast<double>(probed);
-    reading.draining = drained_.contains({admin::Drainable::path, path.name}) ||
-                       drained_.contains({admin::Drainable::provider, path.provider}) ||
-                       drained_.contains({admin::Drainable::region, path.region});
+    reading.draining = drains(path);
     if (const auto load = loads_.find(path.name); load != loads_.end()) {
         reading.received_rate = load->second.up;
         reading.sent_rate = load->second.down;

@@ -23,7 +23,6 @@
 #include "routing/course.h"
 #include "routing/endpoint_states.h"
 #include "stream/plane.h"
-#include "telemetry/meter.h"
 
 namespace marchproxy::control {
 
@@ -76,9 +75,9 @@ class Pilot {
     Candidate candidate_of(const Chart& chart, const Service& service, const ResolvedEndpoint& endpoint) const;
     routing::Course::Candidate course_candidate(const Chart& chart, const Service& service,
                                                 const ResolvedEndpoint& endpoint) const;
-    void carry_over(Steered& next, const Steered& before) const;
+    static void carry_over(Steered& next, const Steered& before);
     void close_drained(const Chart& chart) const;
-    bool drains(const Chart& chart, const Candidate& candidate) const;
+    bool drains(const Path& path) const;
     bool drain_endpoint(const std::string& name, bool draining) const;
     bool drain_paths(admin::Drainable what, const std::string& name, bool draining);
     static std::optional<size_t> choice_of(const Steered& steered, const routing::Course& course,

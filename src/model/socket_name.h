@@ -1,6 +1,7 @@
-// What a socket says of its ends.
+// A socket's ends: what it says of them, and where it is to speak from.
 #pragma once
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <optional>
@@ -15,6 +16,16 @@ inline std::optional<SocketAddress> address_of(int descriptor, decltype(getsockn
     socklen_t size = sizeof storage;
     if (ask(descriptor, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return std::nullopt;
     return SocketAddress::from(storage);
+}
+
+// Binds a socket that is to connect. The port is chosen when it does, so that as many fit as there are pairs of ports
+// and destinations (ip(7)). False: errno says why.
+inline bool speak_from(int descriptor, const IpAddress& source) {
+    const int one = 1;
+    setsockopt(descriptor, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+    sockaddr_storage address;
+    const socklen_t size = SocketAddress{source, 0}.to(address);
+    return bind(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0;
 }
 
 }  // namespace marchproxy

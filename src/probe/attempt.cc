@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "model/socket_name.h"
 #include "probe/http_answer.h"
 
 namespace marchproxy::probe {
@@ -126,14 +127,6 @@ Begun failed_with(int error) {
     return {nullptr, outcome_of(error)};
 }
 
-bool bind_to(int descriptor, const IpAddress& source) {
-    sockaddr_storage address;
-    const socklen_t size = SocketAddress{source, 0}.to(address);
-    // The port with connect(), so that as many probes fit as there are pairs of ports and targets (ip(7)).
-    set(descriptor, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
-    return bind(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0;
-}
-
 }  // namespace
 
 WallTime came_at(const msghdr& message) {
@@ -179,7 +172,7 @@ Begun begin_attempt(const Target& target, uint64_t token, TimePoint now) {
         attempt = std::make_unique<HttpAttempt>(descriptor, now, target);
     else
         attempt = std::make_unique<TcpAttempt>(descriptor, now, target);
-    if (target.source && !bind_to(descriptor, *target.source))
+    if (target.source && !speak_from(descriptor, *target.source))
         return {nullptr,
                 Outcome::failed(fmt::format("cannot speak from {}: {}", to_string(*target.source), strerror(errno)))};
     if (tcp) {

@@ -46,7 +46,6 @@ class Attempt {
     Attempt& operator=(const Attempt&) = delete;
 
     int descriptor() const { return descriptor_; }
-    TimePoint began() const { return began_; }
     // What epoll is to wait for at first; on_event may change it and returns pending.
     virtual uint32_t events() const = 0;
     virtual Outcome on_event(TimePoint now) = 0;

@@ -28,17 +28,20 @@ Course::Course(const SteeringSettings& settings, Share max_ejected, std::vector<
       outliers_(candidates_.size()),
       known_down_(candidates_.size(), false) {}
 
-void Course::carry_over(const Course& before) {
+std::vector<std::optional<size_t>> Course::carry_over(const Course& before) {
+    std::vector<std::optional<size_t>> were(candidates_.size());
     std::map<const EndpointState*, size_t> places;
     for (size_t i = 0; i < before.candidates_.size(); ++i)
         places.emplace(before.candidates_[i].state.get(), i);
     for (size_t i = 0; i < candidates_.size(); ++i) {
         const auto found = places.find(candidates_[i].state.get());
         if (found == places.end()) continue;
+        were[i] = found->second;
         steering_.carry_over(i, before.steering_, found->second);
         outliers_.carry_over(i, before.outliers_, found->second);
         known_down_[i] = before.known_down_[found->second];
     }
+    return were;
 }
 
 bool Course::turn(TimePoint now, const Look& look, const std::function<void(size_t, bool)>& ejected) {

@@ -35,8 +35,9 @@ class Course {
 
     Course(const SteeringSettings& settings, Share max_ejected, std::vector<Candidate> candidates);
 
-    // What was known of a candidate in an earlier snapshot; they share the state.
-    void carry_over(const Course& before);
+    // What was known of a candidate in an earlier snapshot; they share the state. Returns where each was there; none:
+    // it is new.
+    std::vector<std::optional<size_t>> carry_over(const Course& before);
 
     // True: shares() are others than before. `ejected`: told of each candidate that is left alone from now on, or not
     // any more.

@@ -17,15 +17,6 @@ inline bool set_option(int descriptor, int level, int name, int value) {
     return setsockopt(descriptor, level, name, &value, sizeof value) == 0;
 }
 
-// Binds a socket that is to connect. The port is chosen when it does, so that as many fit as there are pairs of ports
-// and destinations (ip(7)).
-inline bool speak_from(int descriptor, const IpAddress& source) {
-    set_option(descriptor, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
-    sockaddr_storage address;
-    const socklen_t size = SocketAddress{source, 0}.to(address);
-    return bind(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0;
-}
-
 // Small writes leave at once. A listener's accepted sockets inherit it.
 inline void send_at_once(int descriptor) {
     set_option(descriptor, IPPROTO_TCP, TCP_NODELAY, 1);
