@@ -8,6 +8,7 @@ find_package(CLI11 REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(prometheus-cpp REQUIRED)
 find_package(OpenSSL REQUIRED)
+find_package(SQLite3 REQUIRED)
 
 pkg_check_modules(cares REQUIRED IMPORTED_TARGET libcares)
 add_library(cares::cares ALIAS PkgConfig::cares)

@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(g++ cmake make ninja-build ccache mold pkg-config git python3
        libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev prometheus-cpp-dev libcpp-httplib-dev
-       libssl-dev libc-ares-dev libgtest-dev libgmock-dev libbenchmark-dev
+       libssl-dev libc-ares-dev libsqlite3-dev libgtest-dev libgmock-dev libbenchmark-dev
        clang-14 bpftool libbpf-dev libxdp-dev)
 test=(iperf3 ethtool iputils-ping traceroute netcat-openbsd bind9-dnsutils curl apache2-utils wrk iproute2 nftables
       llvm-14)

@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <functional>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <thread>
 
+#include "admin/costs.h"
 #include "admin/doctor.h"
 #include "admin/http_client.h"
 #include "admin/reports.h"
@@ -32,9 +34,10 @@ constexpr size_t most_top_rows = 40;
 struct Options {
     std::string admin = "http://127.0.0.1:8081";
     bool json = false;
-    std::string service;   // services, flows
-    std::string source;    // paths explain
-    unsigned limit = 100;  // flows
+    std::string service;                       // services, flows
+    std::string source;                        // paths explain
+    std::map<std::string, std::string> query;  // costs
+    unsigned limit = 100;                      // flows
     std::string sort = "start";
     bool once = false;  // top
     double interval_seconds = 1;
@@ -83,6 +86,14 @@ Outcome explain(HttpClient& client, const Options& options) {
     const std::string path = fmt::format("/api/v1/paths/explain?service={}&source={}", percent_encoded(options.service),
                                          percent_encoded(options.source));
     return fetch(client, path, options, explanation_report);
+}
+
+Outcome costs(HttpClient& client, const Options& options) {
+    std::string path = "/api/v1/costs";
+    for (const auto& [key, value] : options.query)
+        if (!value.empty())
+            path += fmt::format("{}{}={}", path.ends_with("costs") ? '?' : '&', key, percent_encoded(value));
+    return fetch(client, path, options, costs_report);
 }
 
 std::string indented(const Json& json) {
@@ -249,6 +260,17 @@ void add_read_commands(CLI::App& app, std::ostream& out, std::ostream& error, in
         commands.add("explain", "why a new connection would go where it would go", explain, paths_command);
     explain_command->add_option("--service", explain_options->service, "of which service")->required();
     explain_command->add_option("--source", explain_options->source, "from which client's address")->required();
+    const auto [costs_command, costs_options] = commands.add("costs", "what paths have carried and cost", costs);
+    costs_command->add_option("--by", costs_options->query["by"],
+                              "some of day, month, service, path, provider, region, with commas between (path)");
+    costs_command->add_option("--since", costs_options->query["since"], "from this day on (the first of the month)");
+    costs_command->add_option("--until", costs_options->query["until"], "up to this day (today)");
+    for (const char* name : {"service", "path", "provider", "region"})
+        costs_command->add_option(fmt::format("--{}", name), costs_options->query[name],
+                                  fmt::format("only of this {}", name));
+    commands.add("budgets", "what of budgets is spent", [](HttpClient& client, const Options& options) {
+        return fetch(client, "/api/v1/budgets", options, budgets_report);
+    });
     commands.add(
         "qos", "rates, queues and delays, by service, direction and priority",
         [](HttpClient& client, const Options& options) { return fetch(client, "/api/v1/qos", options, qos_report); });

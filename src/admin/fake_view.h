@@ -50,6 +50,12 @@ struct FakeView final : View {
         return explanation;
     }
 
+    Result<std::vector<costs::BookRow>> costs(const costs::BookQuery& query) override {
+        last_query = query;
+        return locked(cost_rows);
+    }
+    std::vector<costs::BudgetReading> budgets() const override { return locked(budget_readings); }
+
     void publish(const Snapshot& next) {
         auto numbered = std::make_shared<Snapshot>(next);
         std::lock_guard lock(mutex);
@@ -94,6 +100,9 @@ struct FakeView final : View {
     std::vector<PathReading> readings;
     Explanation explanation;
     mutable std::string last_asked;
+    std::vector<costs::BookRow> cost_rows;
+    costs::BookQuery last_query;
+    std::vector<costs::BudgetReading> budget_readings;
     uint64_t version = 0;
 };
 

@@ -131,7 +131,13 @@ Json path_json(const Path& path, const PathHealth& health, const PathReading& re
             {"least_rtt_seconds", seconds_or_null(reading.least)},
             {"jitter_seconds", seconds_or_null(reading.jitter)},
             {"loss_ratio", or_null(reading.loss_ratio)},
-            {"cost_per_gb", or_null(path.cost_per_gb)},
+            {"cost_per_gb", or_null(reading.bill.price)},
+            {"month_billed_bytes", std::llround(reading.bill.month_billed)},
+            {"month_dollars", reading.bill.month_dollars},
+            {"p95_received_rate", std::llround(reading.bill.this_month.received)},
+            {"p95_sent_rate", std::llround(reading.bill.this_month.sent)},
+            {"last_month_p95_received_rate", std::llround(reading.bill.last_month.received)},
+            {"last_month_p95_sent_rate", std::llround(reading.bill.last_month.sent)},
             {"score", or_null(reading.score)},
             {"last_change", reading.changed ? Json(rfc3339(*reading.changed)) : Json()},
             {"received_rate", std::llround(reading.received_rate)},
@@ -302,6 +308,7 @@ Json explanation_json(const Explanation& explanation) {
             {"measured", explanation.steered},
             {"chosen", std::move(chosen)},
             {"chosen_endpoint", std::move(chosen_endpoint)},
+            {"notes", explanation.notes},
             {"candidates", std::move(candidates)}};
 }
 

@@ -115,6 +115,19 @@ void fill_endpoints(MetricSet& set, const telemetry::ServiceStatus& service) {
                 bool{up[endpoint->address]});
 }
 
+void fill_bill(MetricSet& set, const Path& path, const costs::PathBill& bill) {
+    const MetricSet::Labels labels{path.name, path.provider, path.region};
+    if (bill.price) {
+        set.add(Metric::marchproxy_path_cost_dollars_total, labels, bill.dollars_ever);
+        set.add(Metric::marchproxy_path_cost_per_gb_dollars, labels, *bill.price);
+    }
+    const auto rate = [&](std::string_view direction, double bits) {
+        set.add(Metric::marchproxy_path_p95_bits_per_second, {path.name, path.provider, path.region, direction}, bits);
+    };
+    rate("received", bill.this_month.received);
+    rate("sent", bill.this_month.sent);
+}
+
 void fill_paths(MetricSet& set, const View& view, const Status& status, const Snapshot& snapshot) {
     std::unordered_map<std::string, PathReading> readings;
     for (PathReading& reading : view.path_readings())
@@ -127,6 +140,14 @@ void fill_paths(MetricSet& set, const View& view, const Status& status, const Sn
         if (reading.round_trip) set.add(Metric::marchproxy_path_rtt_seconds, labels, seconds(*reading.round_trip));
         if (reading.jitter) set.add(Metric::marchproxy_path_jitter_seconds, labels, seconds(*reading.jitter));
         if (reading.loss_ratio) set.add(Metric::marchproxy_path_loss_ratio, labels, *reading.loss_ratio);
+        fill_bill(set, path, reading.bill);
+    }
+}
+
+void fill_budgets(MetricSet& set, const View& view) {
+    for (const costs::BudgetReading& reading : view.budgets()) {
+        set.add(Metric::marchproxy_budget_dollars, {reading.budget.name}, reading.budget.dollars);
+        set.add(Metric::marchproxy_budget_spent_dollars, {reading.budget.name}, reading.spent);
     }
 }
 
@@ -175,6 +196,7 @@ void fill(MetricSet& set, const View& view) {
     }
     fill_dropped(set, "", "packet", status.packet.dropped);
     if (snapshot) fill_paths(set, view, status, *snapshot);
+    fill_budgets(set, view);
     fill_workers(set, status);
     fill_process(set, view);
 }

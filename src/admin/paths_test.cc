@@ -10,9 +10,9 @@ using testing::HasSubstr;
 TEST_F(ServerTest, ListsPathsAndSaysNullWhereNothingIsMeasured) {
     view.add_service("web");
     Snapshot next = *view.snapshot();
-    next.paths[0].cost_per_gb = 0.09;
     next.paths.push_back({.name = "unused"});
     view.publish(next);
+    view.readings = {{.path = "aws-us-east-1", .bill = {.path = "aws-us-east-1", .price = 0.09}}};
     const json paths = get_json("/api/v1/paths");
     ASSERT_EQ(paths.size(), 2u);
     EXPECT_EQ(paths[0]["provider"], "aws");
@@ -113,6 +113,76 @@ TEST_F(ServerTest, ExplainsADecision) {
     EXPECT_EQ(get("/api/v1/paths/explain?service=web&source=here")->status, 400);
     EXPECT_EQ(get("/api/v1/paths/explain?service=web")->status, 400);
     EXPECT_EQ(get("/api/v1/paths/explain?service=web&source=10.1.2.3&x=1")->status, 400);
+}
+
+TEST_F(ServerTest, TellsWhatPathsCost) {
+    view.add_service("web");
+    view.readings = {{.path = "aws-us-east-1",
+                      .bill = {.path = "aws-us-east-1",
+                               .price = 0.085,
+                               .month_billed = 2e12,
+                               .month_dollars = 175,
+                               .dollars_ever = 12.5,
+                               .this_month = {.received = 1e6, .sent = 4e6},
+                               .last_month = {.received = 2e6, .sent = 8e6}}}};
+    const json path = get_json("/api/v1/paths")[0];
+    EXPECT_EQ(path["cost_per_gb"], 0.085);
+    EXPECT_EQ(path["month_billed_bytes"], 2'000'000'000'000);
+    EXPECT_EQ(path["month_dollars"], 175);
+    EXPECT_EQ(path["p95_received_rate"], 1'000'000);
+    EXPECT_EQ(path["p95_sent_rate"], 4'000'000);
+    EXPECT_EQ(path["last_month_p95_sent_rate"], 8'000'000);
+    const std::string metrics = get("/metrics")->body;
+    const std::string labels = "{path=\"aws-us-east-1\",provider=\"aws\",region=\"us-east-1\"";
+    EXPECT_THAT(metrics, HasSubstr("marchproxy_path_cost_dollars_total" + labels + "} 12.5"));
+    EXPECT_THAT(metrics, HasSubstr("marchproxy_path_cost_per_gb_dollars" + labels + "} 0.085"));
+    EXPECT_THAT(metrics, HasSubstr("marchproxy_path_p95_bits_per_second" + labels + ",direction=\"sent\"} 4000000"));
+}
+
+TEST_F(ServerTest, AsksTheCostBook) {
+    view.cost_rows = {
+        {.by = {"2026-11-30", "web"}, .received = 1, .sent = 1'000'000'000, .billed = 1'000'000'000, .dollars = 0.09}};
+    const json rows = get_json("/api/v1/costs?by=day,service&since=2026-11-01&until=2026-11-30&provider=aws");
+    EXPECT_EQ(rows, json::parse(R"([{"day": "2026-11-30", "service": "web", "received_bytes": 1,
+                                     "sent_bytes": 1000000000, "billed_bytes": 1000000000, "dollars": 0.09}])"));
+    EXPECT_EQ(view.last_query.by.size(), 2u);
+    EXPECT_EQ(costs::text_of(*view.last_query.since), "2026-11-01");
+    EXPECT_EQ(view.last_query.scope.provider, "aws");
+    get_json("/api/v1/costs?by=");
+    EXPECT_TRUE(view.last_query.by.empty());
+    for (const auto& [question, answer] :
+         {std::pair("by=colour", "`by` has \\\"colour\\\"; it takes some of day,"),
+          std::pair("by=day,day", "`by` has day twice"), std::pair("since=yesterday", "a day such as 2026-11-30"),
+          std::pair("until=2026-02-30", "a day such as 2026-11-30"), std::pair("by=day&by=path", "`by` is given twice"),
+          std::pair("x=1", "`x` is not known here")}) {
+        const auto refused = get(std::string("/api/v1/costs?") + question);
+        EXPECT_EQ(refused->status, 400) << question;
+        EXPECT_THAT(refused->body, HasSubstr(answer));
+    }
+    view.cost_rows.resize(10'001);
+    EXPECT_EQ(get("/api/v1/costs")->status, 400) << "too many rows";
+}
+
+TEST_F(ServerTest, TellsOfBudgets) {
+    EXPECT_EQ(get_json("/api/v1/budgets"), json::array());
+    Budget budget{.name = "aws", .scope = {}, .dollars = 100, .at_limit = AtLimit::stop_new};
+    budget.scope.provider = "aws";
+    view.budget_readings = {{.budget = budget,
+                             .spent = 85,
+                             .since = *costs::day_from("2026-11-01"),
+                             .ends = *costs::day_from("2026-12-01")}};
+    const json told = get_json("/api/v1/budgets")[0];
+    EXPECT_EQ(told["name"], "aws");
+    EXPECT_EQ(told["provider"], "aws");
+    EXPECT_TRUE(told["service"].is_null());
+    EXPECT_EQ(told["dollars"], 100);
+    EXPECT_EQ(told["spent"], 85);
+    EXPECT_EQ(told["state"], "warned");
+    EXPECT_EQ(told["at_limit"], "stop_new");
+    EXPECT_EQ(told["ends"], "2026-12-01");
+    EXPECT_THAT(get("/metrics")->body, HasSubstr("marchproxy_budget_spent_dollars{budget=\"aws\"} 85"));
+    view.budget_readings[0].spent = 100;
+    EXPECT_EQ(get_json("/api/v1/budgets")[0]["state"], "spent");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "admin/costs.h"
 #include "admin/dashboard.h"
 #include "admin/events.h"
 #include "admin/guard.h"
@@ -167,6 +168,8 @@ struct Server::Implementation {
     void get_services(const Request& request, Response& response);
     void get_paths(const Request& request, Response& response);
     void get_explanation(const Request& request, Response& response);
+    void get_costs(const Request& request, Response& response);
+    void get_budgets(const Request& request, Response& response);
     void get_qos(const Request& request, Response& response);
     void get_flows(const Request& request, Response& response);
     void get_config(const Request& request, Response& response);
@@ -194,6 +197,7 @@ void Server::Implementation::route(const Request& request, Response& response) {
         {"/api/v1/paths", &Implementation::get_paths},   {"/api/v1/flows", &Implementation::get_flows},
         {"/api/v1/config", &Implementation::get_config}, {"/api/v1/events", &Implementation::get_events},
         {"/api/v1/qos", &Implementation::get_qos},       {"/api/v1/paths/explain", &Implementation::get_explanation},
+        {"/api/v1/costs", &Implementation::get_costs},   {"/api/v1/budgets", &Implementation::get_budgets},
     };
     const auto page = std::find_if(std::begin(pages), std::end(pages),
                                    [&](const Page& candidate) { return candidate.path == request.path; });
@@ -273,6 +277,21 @@ void Server::Implementation::get_explanation(const Request& request, Response& r
     const Result<Explanation> explanation = view.explain(asked->service, asked->source);
     if (!explanation) return refuse(response, 404, explanation.error() + "; /api/v1/services lists them");
     answer(response, 200, explanation_json(*explanation));
+}
+
+void Server::Implementation::get_costs(const Request& request, Response& response) {
+    const Result<costs::BookQuery> query = parse_cost_query(request.params);
+    if (!query) return refuse(response, 400, query.error());
+    const auto rows = view.costs(*query);
+    if (!rows) return refuse(response, 503, rows.error());
+    if (rows->size() > most_cost_rows)
+        return refuse(response, 400,
+                      fmt::format("that is more than {} rows; ask for fewer days, or by less", most_cost_rows));
+    answer(response, 200, costs_json(*query, *rows));
+}
+
+void Server::Implementation::get_budgets(const Request&, Response& response) {
+    answer(response, 200, budgets_json(view.budgets()));
 }
 
 void Server::Implementation::get_qos(const Request&, Response& response) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "costs/report.h"
 #include "flow/store.h"
 #include "model/result.h"
 #include "model/snapshot.h"
@@ -55,6 +56,7 @@ struct PathReading {
     std::optional<double> score;              // the best that one of them has in some service
     std::optional<WallTime> changed;          // when one fell or rose
     double received_rate = 0, sent_rate = 0;  // bits a second
+    costs::PathBill bill;
 };
 
 // Why a new connection of a service would go where it would go.
@@ -75,6 +77,7 @@ struct Explanation {
     bool steered = false;  // by probes and scores
     std::optional<size_t> chosen{};
     std::vector<CandidateReading> candidates{};
+    std::vector<std::string> notes{};  // why it is not the policy alone that decides
 };
 
 enum class Drainable : uint8_t { endpoint, path, provider, region };
@@ -95,6 +98,8 @@ class View {
     virtual bool drain(Drainable what, const std::string& name, bool draining) = 0;
     virtual std::vector<PathReading> path_readings() const = 0;
     virtual Result<Explanation> explain(const std::string& service, const IpAddress& client) const = 0;
+    virtual Result<std::vector<costs::BookRow>> costs(const costs::BookQuery& query) = 0;
+    virtual std::vector<costs::BudgetReading> budgets() const = 0;
 };
 
 }  // namespace marchproxy::admin

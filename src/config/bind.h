@@ -203,4 +203,28 @@ void bind_elements(Node& node, const std::string& path, std::vector<Element>& el
         bind_object(node.children[i], fmt::format("{}[{}]", path, i), elements[i], binding);
 }
 
+// One price, or a list of tiers.
+template <>
+struct Shape<Tariff> {
+    using Value = Tariff;
+    static constexpr bool list = false;
+    static std::string type(const Form<Value>& form) { return form.type; }
+    static std::string text(const Tariff& member) { return Codec<Tariff>::text(member); }
+    static std::optional<nlohmann::json> print(const Tariff& member) {
+        if (member.tiers.empty()) return nlohmann::json();
+        if (member.tiers.size() == 1 && !member.tiers[0].up_to) return member.tiers[0].cost;
+        nlohmann::json all = nlohmann::json::array();
+        for (const CostTier& tier : member.tiers)
+            all.push_back({{"up_to", Shape<std::optional<Bytes>>::print(tier.up_to).value()}, {"cost", tier.cost}});
+        return all;
+    }
+    static std::optional<Tariff> read(Node& node, const std::string& path, const Form<Value>& form,
+                                      const Option& option, const Needs& need, const Binding& binding) {
+        if (node.kind != Node::Kind::list) return read_scalar<Tariff>(node, path, form, option.secret, binding);
+        Tariff tariff;
+        bind_elements(node, path, tariff.tiers, need, binding);
+        return tariff;
+    }
+};
+
 }  // namespace marchproxy::config

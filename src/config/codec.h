@@ -121,6 +121,25 @@ MARCHPROXY_CODEC(HostPort, "host:port", HostPort::parse, marchproxy::to_string(v
 MARCHPROXY_CODEC(Prefix, "address/length", Prefix::parse, marchproxy::to_string(value));
 #undef MARCHPROXY_CODEC
 
+// A price written once holds for any volume; tiers are a list of maps.
+template <>
+struct Codec<Tariff> {
+    static std::string type() { return "number, or list of { up_to, cost }"; }
+    static Result<Tariff> parse(std::string_view text) {
+        const Result<double> price = Codec<double>::parse(text);
+        if (!price) return Error{price.error()};
+        return Tariff{{{.up_to = std::nullopt, .cost = *price}}};
+    }
+    static std::string text(const Tariff& value) {
+        if (value.tiers.empty()) return "none";
+        std::string all;
+        for (const CostTier& tier : value.tiers)
+            all += fmt::format("{}{}{}", all.empty() ? "" : ", ",
+                               tier.up_to ? fmt::format("up to {}: ", to_string(*tier.up_to)) : "", tier.cost);
+        return all;
+    }
+};
+
 // A rate written once holds for both directions; { up, down } are keys of their own.
 template <>
 struct Codec<DirectedRate> {

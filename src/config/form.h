@@ -132,6 +132,8 @@ inline constexpr TextForm collector{"host:port, or empty",
                                     [](std::string_view text) { return text.empty() || HostPort::parse(text).ok(); }};
 inline constexpr TextForm absolute_path{"a path that begins with /",
                                         [](std::string_view text) { return text.starts_with('/'); }};
+inline constexpr TextForm path_or_nothing{"a path that begins with /, or nothing",
+                                          [](std::string_view text) { return text.empty() || text.starts_with('/'); }};
 inline constexpr TextForm token_text{"printable characters without blanks", [](std::string_view text) {
                                          return std::all_of(text.begin(), text.end(),
                                                             [](unsigned char c) { return c > 0x20 && c < 0x7f; });
@@ -158,6 +160,26 @@ inline constexpr TextForm trace_reason{"error, slow",
 
 // A pace of bits that can be told apart from standing still, and one beyond all links there are.
 inline constexpr Rate slowest_rate{1000}, fastest_rate{100'000'000'000'000};
+
+// What a gigabyte may cost.
+inline constexpr Between<double, double> dollars_a_gigabyte{0, 1e6};
+
+// A price that stands for all tiers.
+struct OnePriceForm {
+    template <class T>
+    Form<T> form() const {
+        const Form<double> one = dollars_a_gigabyte.form<double>();
+        Form<T> form;
+        form.range = one.range;
+        form.parse = [parse = one.parse](std::string_view text) -> Result<T> {
+            const Result<double> price = parse(text);
+            if (!price) return Error{price.error()};
+            return T{{{.up_to = std::nullopt, .cost = *price}}};
+        };
+        return form;
+    }
+};
+inline constexpr OnePriceForm one_price;
 
 // A rate that stands for both directions.
 struct BothForm {

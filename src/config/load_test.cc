@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <nlohmann/json.hpp>
 
 #include "config/features.h"
+#include "config/print.h"
 #include "config/testing.h"
 #include "version.h"
 
@@ -180,6 +182,8 @@ INSTANTIATE_TEST_SUITE_P(
         Row{"services: [{}]", "f:1:12: services[0].name: is missing"},
         Row{"services: [{}]", "f:1:12: services[0].listen: is missing"},
         Row{"services: [{}]", "f:1:12: services[0]: has no endpoints"},
+        Row{"services: [{ name: a, listen: \"127.0.0.1:80\", endpoints: [{ address: \"127.0.0.1:80\" }] }]",
+            "f:1:70: services[0].endpoints[0].address: is where the service itself listens"},
         Row{"services:\n- name: a\n  endpoints: []", "f:3:14: services[0]: has no endpoints"},
         Row{"services:\n- name: a\n- name: b\n- name: a", "f:4:9: services[2].name: \"a\" is taken already, by line 2"},
         Row{"paths:\n- name: a\n- name: a", "f:3:9: paths[1].name: \"a\" is taken already, by line 2"},
@@ -240,6 +244,23 @@ INSTANTIATE_TEST_SUITE_P(
             "f:3:28: paths[1].destinations: 10.0.0.0/8 is one of path a already"},
         Row{"paths:\n- { name: a, destinations: [10.0.0.0/8, 10.0.0.0/8] }",
             "f:2:28: paths[0].destinations: 10.0.0.0/8 is there twice"},
+        Row{"paths:\n- { name: a, cost_per_gb: [] }", "f:2:27: paths[0].cost_per_gb: has no tier"},
+        Row{"paths:\n- { name: a, cost_per_gb: [{ up_to: 1TB, cost: 0.09 }, { up_to: 1TB, cost: 0.08 }] }",
+            "f:2:65: paths[0].cost_per_gb[1].up_to: 1TB does not lie above the tier before, which ends at 1TB"},
+        Row{"paths:\n- { name: a, cost_per_gb: [{ cost: 0.09 }, { cost: 0.08 }] }",
+            "f:2:28: paths[0].cost_per_gb[0].up_to: is missing"},
+        Row{"paths:\n- { name: a, cost_per_gb: [{ up_to: 1TB }] }", "f:2:28: paths[0].cost_per_gb[0].cost: is missing"},
+        Row{"paths:\n- { name: a, cost_per_gb: [{ cost: -0.09 }] }", "f:2:36: paths[0].cost_per_gb[0].cost: "},
+        Row{"paths:\n- { name: a, cost_per_gb: [0.09] }", "f:2:28: paths[0].cost_per_gb[0]: is a single value"},
+        Row{"paths:\n- { name: a, billed: all }",
+            "f:2:22: paths[0].billed: \"all\" is not one of: sent, received, both"},
+        Row{"multicloud: { budgets: [{ name: a, dollars: 0 }] }", "f:1:45: multicloud.budgets[0].dollars: "},
+        Row{"multicloud: { budgets: [{ name: a }] }", "f:1:25: multicloud.budgets[0].dollars: is missing"},
+        Row{"multicloud: { budgets: [{ name: a, dollars: 1, provider: aws }] }",
+            "f:1:58: multicloud.budgets[0].provider: \"aws\" is none of the paths' providers"},
+        Row{"multicloud: { budgets: [{ name: a, dollars: 1 }, { name: a, dollars: 2 }] }",
+            "f:1:58: multicloud.budgets[1].name: \"a\" is taken already"},
+        Row{"multicloud: { cost_book: costs.db }", "f:1:26: multicloud.cost_book: "},
         Row{"paths:\n- { name: a, cost_per_gb: -1 }", "f:2:27: paths[0].cost_per_gb: "},
         Row{"paths:\n- { name: a, cost_per_gb: .nan }", "f:2:27: paths[0].cost_per_gb: "},
         Row{"paths:\n- { name: a, source: 0.0.0.0 }", "f:2:22: paths[0].source: is no address to speak from"},
@@ -299,6 +320,49 @@ TEST(Load, ServicesThatNameNoPolicyHaveThatOfMulticloud) {
     EXPECT_EQ(Policy::cost, policy_of("multicloud: { enabled: true, policy: cost }\n", "routing: { seed: 3 }"));
     EXPECT_EQ(Policy::maglev,
               policy_of("multicloud: { enabled: true, policy: cost }\n", "routing: { policy: maglev }"));
+}
+
+TEST(Load, APriceIsOneOrTiers) {
+    const Loaded loaded = load_text(
+        "paths:\n"
+        "- { name: a, cost_per_gb: 0.09 }\n"
+        "- { name: b, billed: both, cost_per_gb: [{ up_to: 10TB, cost: 0.09 }, { up_to: 50TB, cost: 0.085 }, { cost: "
+        "0.07 }] }\n"
+        "- { name: c }\n",
+        "f");
+    ASSERT_EQ("", listed(loaded));
+    const auto& paths = loaded.snapshot.paths;
+    EXPECT_EQ((Tariff{{{std::nullopt, 0.09}}}), paths[0].cost_per_gb);
+    EXPECT_EQ((Tariff{{{Bytes{10'000'000'000'000}, 0.09}, {Bytes{50'000'000'000'000}, 0.085}, {std::nullopt, 0.07}}}),
+              paths[1].cost_per_gb);
+    EXPECT_EQ(Billed::both, paths[1].billed);
+    EXPECT_TRUE(paths[2].cost_per_gb.tiers.empty());
+    const nlohmann::json printed = to_json(loaded.snapshot);
+    EXPECT_EQ(0.09, printed["paths"][0]["cost_per_gb"]);
+    EXPECT_EQ(
+        nlohmann::json::parse(R"([{"up_to": 10000000000000, "cost": 0.09}, {"up_to": 50000000000000, "cost": 0.085},
+                                        {"up_to": null, "cost": 0.07}])"),
+        printed["paths"][1]["cost_per_gb"]);
+    EXPECT_TRUE(printed["paths"][2]["cost_per_gb"].is_null());
+}
+
+TEST(Load, BudgetsHaveAScopeAndAPeriod) {
+    const Loaded loaded = load_text(
+        "multicloud: { budgets: [{ name: aws, provider: aws, dollars: 5000, period: day, warn_at: 90%, at_limit: "
+        "stop_new }, "
+        "{ name: all, dollars: 1 }] }\n"
+        "paths: [{ name: a, provider: aws }]\n",
+        "f");
+    ASSERT_EQ("", listed(loaded));
+    const auto& budgets = loaded.snapshot.settings.multicloud.budgets;
+    EXPECT_EQ((Budget{"aws",
+                      {.service = {}, .path = {}, .provider = "aws", .region = {}},
+                      5000,
+                      Period::day,
+                      {0.9},
+                      AtLimit::stop_new}),
+              budgets.at(0));
+    EXPECT_EQ((Budget{"all", {}, 1, Period::month, {0.8}, AtLimit::warn}), budgets.at(1));
 }
 
 TEST(Load, WhatAsksForNothingIsAccepted) {

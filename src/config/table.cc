@@ -23,6 +23,10 @@ constexpr std::string_view scope<Endpoint> = "services[].endpoints[].";
 template <>
 constexpr std::string_view scope<MarkRule> = "services[].qos.rules[].";
 template <>
+constexpr std::string_view scope<CostTier> = "paths[].cost_per_gb[].";
+template <>
+constexpr std::string_view scope<Budget> = "multicloud.budgets[].";
+template <>
 constexpr std::string_view scope<CustomMetric> = "telemetry.custom_metrics[].";
 
 Option describe_option(std::string key, const Traits& traits, std::string_view documentation) {
@@ -267,6 +271,8 @@ template void bind_object(Node&, const std::string&, Service&, const Binding&);
 template void bind_object(Node&, const std::string&, Endpoint&, const Binding&);
 template void bind_object(Node&, const std::string&, MarkRule&, const Binding&);
 template void bind_object(Node&, const std::string&, CustomMetric&, const Binding&);
+template void bind_object(Node&, const std::string&, CostTier&, const Binding&);
+template void bind_object(Node&, const std::string&, Budget&, const Binding&);
 
 template <class Object>
 nlohmann::json print_object(const Object& object, const Tables& tables) {

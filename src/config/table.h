@@ -67,7 +67,8 @@ class Tables {
   private:
     Tables();
 
-    std::tuple<Table<Snapshot>, Table<Path>, Table<Service>, Table<Endpoint>, Table<MarkRule>, Table<CustomMetric>>
+    std::tuple<Table<Snapshot>, Table<Path>, Table<Service>, Table<Endpoint>, Table<MarkRule>, Table<CustomMetric>,
+               Table<CostTier>, Table<Budget>>
         tables_;
     std::vector<Option> options_;
 };

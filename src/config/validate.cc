@@ -79,12 +79,62 @@ void check_destinations(const Snapshot& snapshot, const Node& root, Problems& pr
     }
 }
 
+// Each tier ends above the one before; only the last has no end.
+void check_tariff(const Tariff& tariff, const Node& owner, const std::string& path, Problems& problems) {
+    const Node* list = sound(owner, "cost_per_gb");
+    if (!list || list->kind != Node::Kind::list) return;
+    if (tariff.tiers.empty())
+        problems.at_value(*list, path + ".cost_per_gb", "has no tier; write one price, or leave it out");
+    for (size_t i = 0; i < tariff.tiers.size(); ++i) {
+        const std::optional<Bytes>& ends = tariff.tiers[i].up_to;
+        const Node& tier = list->children[i];
+        const std::string key = fmt::format("{}.cost_per_gb[{}]", path, i);
+        const Node* given = tier.find("up_to");
+        if (!ends && !given && i + 1 < tariff.tiers.size())
+            problems.at_owner(tier, key + ".up_to", "is missing; only the last tier goes on without an end");
+        const bool falls = ends && i > 0 && tariff.tiers[i - 1].up_to && *ends <= *tariff.tiers[i - 1].up_to;
+        if (falls && sound(tier, "up_to"))
+            problems.at_value(*given, key + ".up_to",
+                              fmt::format("{} does not lie above the tier before, which ends at {}", to_string(*ends),
+                                          to_string(*tariff.tiers[i - 1].up_to)));
+    }
+}
+
+// A budget of what does not exist would never be spent.
+void check_budgets(const Snapshot& snapshot, const Node& root, Problems& problems) {
+    std::unordered_set<std::string_view> services, paths, providers, regions;
+    for (const Service& service : snapshot.services)
+        services.insert(service.name);
+    for (const Path& path : snapshot.paths) {
+        paths.insert(path.name);
+        providers.insert(path.provider);
+        regions.insert(path.region);
+    }
+    UniqueNames names("multicloud.budgets", problems);
+    const std::vector<Budget>& budgets = snapshot.settings.multicloud.budgets;
+    for (size_t i = 0; i < budgets.size(); ++i) {
+        const Node& node = element(root, "multicloud.budgets", i);
+        names.add(node, i, budgets[i].name);
+        const auto check = [&](const char* key, const std::string& name, const auto& known, const char* where) {
+            const Node* value = sound(node, key);
+            if (value && !name.empty() && !known.contains(name))
+                problems.at_value(*value, fmt::format("multicloud.budgets[{}].{}", i, key),
+                                  fmt::format("{} is none of {}", quoted(name), where));
+        };
+        check("service", budgets[i].scope.service, services, "the services");
+        check("path", budgets[i].scope.path, paths, "the paths");
+        check("provider", budgets[i].scope.provider, providers, "the paths' providers");
+        check("region", budgets[i].scope.region, regions, "the paths' regions");
+    }
+}
+
 void check_paths(const Snapshot& snapshot, const Node& root, Problems& problems) {
     UniqueNames names("paths", problems);
     check_destinations(snapshot, root, problems);
     for (size_t i = 0; i < snapshot.paths.size(); ++i) {
         const Node& node = element(root, "paths", i);
         names.add(node, i, snapshot.paths[i].name);
+        check_tariff(snapshot.paths[i].cost_per_gb, node, fmt::format("paths[{}]", i), problems);
         check_location(node, fmt::format("paths[{}].location", i), "location", problems);
         const Node* source = sound(node, "source");
         if (source && snapshot.paths[i].source && snapshot.paths[i].source->is_unspecified())
@@ -156,6 +206,9 @@ class Services {
             const Node& given = list->children[i];
             const std::string key = fmt::format("{}.endpoints[{}]", path, i);
             const Node* address = sound(given, "address");
+            if (address && to_string(endpoint.address) == to_string(service.listen))
+                problems_.at_value(*address, key + ".address",
+                                   "is where the service itself listens: connections would go round in circles");
             if (address && !seen.emplace(endpoint.address, endpoint.path).second)
                 problems_.at_value(*address, key + ".address",
                                    fmt::format("{} is an endpoint of this service already; use weight to give it more",
@@ -274,9 +327,7 @@ class Services {
         if (kept && service.protocol == Protocol::udp)
             problems_.at_value(*kept, path + ".routing.replay", "is for tcp; this service's protocol is udp");
         const Node* named = sound(node, "routing.policy");
-        const bool measured = policy == Policy::latency || policy == Policy::cost || policy == Policy::bandwidth ||
-                              policy == Policy::geo || policy == Policy::weighted;
-        if (named && measured && !multicloud.enabled)
+        if (named && is_measured(policy) && !multicloud.enabled)
             problems_.at_value(*named, path + ".routing.policy",
                                fmt::format("{} looks at paths; set multicloud.enabled: true", name_of(policy)));
         if (named && policy == Policy::geo && multicloud.enabled && !multicloud.locality)
@@ -385,6 +436,7 @@ void check_settings(const Settings& settings, const Node& root, Problems& proble
 void validate(const Snapshot& snapshot, const Node& root, Problems& problems) {
     check_settings(snapshot.settings, root, problems);
     check_paths(snapshot, root, problems);
+    check_budgets(snapshot, root, problems);
     Services(snapshot, root, problems).check();
     check_default_listener(snapshot, root, problems);
     UniqueNames metrics("telemetry.custom_metrics", problems);

@@ -106,6 +106,8 @@ class Daemon::Implementation final : public admin::View {
     Result<admin::Explanation> explain(const std::string& service, const IpAddress& client) const override {
         return pilot_->explain(service, client);
     }
+    Result<std::vector<costs::BookRow>> costs(const costs::BookQuery& query) override { return pilot_->costs(query); }
+    std::vector<costs::BudgetReading> budgets() const override { return pilot_->budgets(); }
 
   private:
     admin::Status together(stream::Status&& stream, packet::Status&& packet) const {

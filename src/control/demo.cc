@@ -439,7 +439,8 @@ void Demo::add_to(Snapshot& snapshot) const {
     Service service;
     service.name = "default";
     service.listen = {snapshot.settings.listen_address, snapshot.settings.listen_port};
-    const MulticloudSettings& multicloud = snapshot.settings.multicloud;
+    MulticloudSettings& multicloud = snapshot.settings.multicloud;
+    multicloud.cost_book.clear();                                        // these clouds send no bill
     if (multicloud.enabled) service.routing.policy = multicloud.policy;  // as of any service that names none
     const auto where = addresses();
     for (size_t i = 0; i < demo_clouds.size(); ++i) {
@@ -450,7 +451,7 @@ void Demo::add_to(Snapshot& snapshot) const {
         path.name = cloud.path;
         path.provider = cloud.provider;
         path.region = cloud.region;
-        path.cost_per_gb = cloud.cost_per_gb;
+        path.cost_per_gb = {{{.up_to = std::nullopt, .cost = cloud.cost_per_gb}}};
         path.location = cloud.location;
         snapshot.paths.push_back(std::move(path));
     }

@@ -45,9 +45,11 @@ TargetKey key_of(const probe::Target& target) {
 
 Pilot::Pilot(stream::Plane& stream, packet::Plane& packet, routing::EndpointStates& states, telemetry::Log& log,
              std::function<void()> news)
-    : stream_(stream), packet_(packet), states_(states), log_(log), wake_(std::move(news)) {}
+    : stream_(stream), packet_(packet), states_(states), log_(log), wake_(std::move(news)), book_(log) {}
 
-Pilot::~Pilot() = default;
+Pilot::~Pilot() {
+    book_.add(std::chrono::system_clock::now(), passed());
+}
 
 // --- another snapshot ----------------------------------------------------------------------------------------------
 
@@ -102,7 +104,7 @@ routing::Course::Candidate Pilot::course_candidate(const Chart& chart, const Ser
     routing::Course::Candidate candidate{.weight = endpoint.endpoint->weight,
                                          .state = states_.of(service.name, endpoint.address, endpoint.path),
                                          .facts = {}};
-    candidate.facts.cost_per_gb = path ? path->cost_per_gb : std::nullopt;
+    candidate.facts.cost_per_gb = path ? book_.price(*path) : std::nullopt;
     candidate.facts.bandwidth = path ? path->bandwidth : std::nullopt;
     candidate.facts.distance = distance_of(chart.snapshot->settings.multicloud, path);
     return candidate;
@@ -118,8 +120,12 @@ void Pilot::carry_over(Steered& next, const Steered& before) {
 
 void Pilot::take_over() {
     std::lock_guard lock(mutex_);
+    const WallTime wall = std::chrono::system_clock::now();
+    book_.add(wall, passed());  // by the prices that held so far
     now_ = std::move(next_);
     next_ = {};
+    book_.follow(now_.snapshot->paths, now_.snapshot->settings.multicloud, wall);
+    follow_costs();
     follow_probes();
     turned_ = {};
 }
@@ -159,7 +165,8 @@ void Pilot::follow_probes() {
 
 TimePoint Pilot::due() const {
     std::lock_guard lock(mutex_);
-    return now_.steers() ? turned_ + routing::Steering::interval : TimePoint::max();
+    if (now_.steers()) return turned_ + routing::Steering::interval;
+    return now_.has_paths() ? measured_ + measure_interval : TimePoint::max();
 }
 
 routing::Course::Look Pilot::look_of(const Steered& steered) const {
@@ -187,9 +194,9 @@ void Pilot::turn(TimePoint now) {
     {
         std::lock_guard lock(mutex_);
         const bool news = news_.exchange(false);
+        if (now_.has_paths() || now_.steers()) measure(now);
         if (!now_.steers() || (!news && now < turned_ + routing::Steering::interval)) return;
         turned_ = now;
-        measure(now);
         for (auto& [name, steered] : now_.services) {
             const auto ejected = [&, &of = steered](size_t candidate, bool is) { log_ejected(of, candidate, is); };
             if (steered.course.turn(now, look_of(steered), ejected))
@@ -216,28 +223,76 @@ void Pilot::log_ejected(const Steered& steered, size_t index, bool is) const {
                 {"why", steered.course.why_ejected(index)}});
 }
 
-// What paths carry, both planes together.
 void Pilot::measure(TimePoint now) {
     if (now - measured_ < measure_interval) return;
-    const double seconds = std::chrono::duration<double>(now - measured_).count();
     const bool first = measured_ == TimePoint{};
+    const double seconds = std::chrono::duration<double>(now - measured_).count();
     measured_ = now;
-    const uint64_t late = prober_->status().late;
-    late_ = late - std::exchange(late_before_, late);
-    std::map<std::string, std::pair<uint64_t, uint64_t>> sums;
-    for (const auto& traffic : {stream_.traffic(), packet_.traffic()})
-        for (const telemetry::PathTraffic& one : traffic) {
-            sums[one.path].first += one.received_bytes;
-            sums[one.path].second += one.sent_bytes;
+    if (prober_) {
+        const uint64_t late = prober_->status().late;
+        late_ = late - std::exchange(late_before_, late);
+    }
+    const std::vector<costs::Passed> passed = this->passed();
+    if (!first) follow_loads(passed, seconds);
+    book_.add(std::chrono::system_clock::now(), passed);
+    follow_costs();
+}
+
+// What both planes have carried since the last look. Where a counter has fallen it began anew.
+std::vector<costs::Passed> Pilot::passed() {
+    std::vector<costs::Passed> all;
+    const auto look = [&](std::string_view plane, const std::vector<telemetry::PathTraffic>& traffic) {
+        for (const telemetry::PathTraffic& now : traffic) {
+            auto& [received, sent] = carried_[{plane, now.service, now.path}];
+            const auto since = [](uint64_t& before, uint64_t after) {
+                const uint64_t last = std::exchange(before, after);
+                return after < last ? after : after - last;
+            };
+            all.push_back({now.service, now.path, since(received, now.received_bytes), since(sent, now.sent_bytes)});
         }
+    };
+    look("stream", stream_.traffic());
+    look("packet", packet_.traffic());
+    return all;
+}
+
+void Pilot::follow_loads(const std::vector<costs::Passed>& passed, double seconds) {
+    std::map<std::string_view, std::pair<uint64_t, uint64_t>> sums;
+    for (const costs::Passed& one : passed) {
+        sums[one.path].first += one.received_bytes;
+        sums[one.path].second += one.sent_bytes;
+    }
     for (const auto& [path, bytes] : sums) {
-        Load& load = loads_[path];
-        const auto follow = [&](double& rate, uint64_t& before, uint64_t after) {
-            if (!first) rate += newest * (8 * static_cast<double>(after - before) / seconds - rate);
-            before = after;
-        };
-        follow(load.up, load.received, bytes.first);
-        follow(load.down, load.sent, bytes.second);
+        Load& load = loads_[std::string(path)];
+        load.up += newest * (8 * static_cast<double>(bytes.first) / seconds - load.up);
+        load.down += newest * (8 * static_cast<double>(bytes.second) / seconds - load.down);
+    }
+}
+
+// Prices move by tiers; what has no budget left takes nothing new, or is chosen by cost.
+void Pilot::follow_costs() {
+    if (!now_.snapshot) return;
+    std::vector<costs::BudgetReading> spent = book_.budgets();
+    std::erase_if(spent, [](const costs::BudgetReading& reading) { return !reading.is_spent(); });
+    std::map<std::string_view, std::pair<const Path*, std::optional<double>>> paths;
+    for (const Path& path : now_.snapshot->paths)
+        paths[path.name] = {&path, book_.price(path)};
+    for (auto& [name, steered] : now_.services) {
+        bool prefers_cheaper = false;
+        for (size_t i = 0; i < steered.candidates.size(); ++i) {
+            const auto found = paths.find(steered.candidates[i].path);
+            if (found == paths.end()) continue;
+            const auto& [path, price] = found->second;
+            steered.course.set_cost(i, price);
+            bool closed = false;
+            for (const costs::BudgetReading& reading : spent) {
+                if (!costs::covers(reading.budget.scope, name, *path)) continue;
+                prefers_cheaper |= reading.budget.at_limit == AtLimit::prefer_cheaper;
+                closed |= reading.budget.at_limit == AtLimit::stop_new;
+            }
+            steered.course.candidates()[i].state->set(routing::closed_by_budget, closed);
+        }
+        steered.course.prefer_cheaper(prefers_cheaper);
     }
 }
 
@@ -300,8 +355,8 @@ bool Pilot::drain_paths(admin::Drainable what, const std::string& name, bool dra
 
 // --- what it tells -------------------------------------------------------------------------------------------------
 
-admin::PathReading Pilot::reading_of(const Path& path) const {
-    admin::PathReading reading{.path = path.name};
+admin::PathReading Pilot::reading_of(const Path& path, costs::PathBill bill) const {
+    admin::PathReading reading{.path = path.name, .bill = std::move(bill)};
     double loss = 0;
     size_t probed = 0;
     std::optional<TimePoint> changed;
@@ -340,8 +395,11 @@ std::vector<admin::PathReading> Pilot::paths() const {
     std::lock_guard lock(mutex_);
     std::vector<admin::PathReading> readings;
     if (!now_.snapshot) return readings;
+    std::map<std::string, costs::PathBill> bills;
+    for (costs::PathBill& bill : book_.bills())
+        bills[bill.path] = std::move(bill);
     for (const Path& path : now_.snapshot->paths)
-        readings.push_back(reading_of(path));
+        readings.push_back(reading_of(path, std::move(bills[path.name])));
     return readings;
 }
 
@@ -396,13 +454,17 @@ Result<admin::Explanation> Pilot::explain(const std::string& service, const IpAd
                                           .preferred = standings[i].preferred,
                                           .reason = standings[i].reason});
     }
+    if (course.prefers_cheaper())
+        explanation.notes.push_back("cost decides: a budget is spent, and its at_limit is prefer_cheaper");
     return explanation;
 }
 
 std::vector<std::string> Pilot::notes() const {
     std::lock_guard lock(mutex_);
-    if (!prober_) return {};
-    std::vector<std::string> notes = prober_->status().notes;
+    std::vector<std::string> notes = book_.notes();
+    if (!prober_) return notes;
+    for (const std::string& note : prober_->status().notes)
+        notes.push_back(note);
     if (late_ > 0)
         notes.push_back(
             fmt::format("probes: {} of {} targets could not be asked in time in the last second; raise "

@@ -1,8 +1,9 @@
 // Sees to it that new connections go where it is best at the moment: has the endpoints probed, puts together what
 // probes, connections and traffic show, steers each service by it (routing/steering.h) and hands the shares to the
-// planes. Keeps what was drained by hand. Explains all of it.
+// planes. Keeps the cost book, and holds services to their budgets. Keeps what was drained by hand. Explains all of it.
 //
-// Without `multicloud.enabled` nothing is probed or steered; draining works all the same.
+// Without `multicloud.enabled` nothing is probed, steered or held to a budget; draining and the cost book work all the
+// same.
 //
 // Threads: prepare, take_over, turn and due on the control thread; the others on any (they lock).
 #pragma once
@@ -14,9 +15,11 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "admin/view.h"
+#include "costs/cost_book.h"
 #include "model/resolution.h"
 #include "packet/plane.h"
 #include "probe/prober.h"
@@ -47,6 +50,8 @@ class Pilot {
     // Error: there is no such service.
     Result<admin::Explanation> explain(const std::string& service, const IpAddress& client) const;
     std::vector<std::string> notes() const;  // what cannot work here
+    Result<std::vector<costs::BookRow>> costs(const costs::BookQuery& query) { return book_.rows(query); }
+    std::vector<costs::BudgetReading> budgets() const { return book_.budgets(); }
     std::optional<probe::Status> probes() const;
 
   private:
@@ -66,6 +71,7 @@ class Pilot {
     struct Chart {
         SnapshotPointer snapshot;
         Resolution resolution;
+        bool has_paths() const { return snapshot && !snapshot->paths.empty(); }
         std::map<std::string, Steered> services;
         routing::SharesByService shares;  // of those that are steered
         bool steers() const { return snapshot && snapshot->settings.multicloud.enabled; }
@@ -84,9 +90,12 @@ class Pilot {
                                            const IpAddress& client);
     void follow_probes();
     void measure(TimePoint now);
+    std::vector<costs::Passed> passed();
+    void follow_loads(const std::vector<costs::Passed>& passed, double seconds);
+    void follow_costs();
     routing::Course::Look look_of(const Steered& steered) const;
     void log_ejected(const Steered& steered, size_t candidate, bool is) const;
-    admin::PathReading reading_of(const Path& path) const;
+    admin::PathReading reading_of(const Path& path, costs::PathBill bill) const;
 
     stream::Plane& stream_;
     packet::Plane& packet_;
@@ -99,10 +108,12 @@ class Pilot {
     Chart now_, next_;
     std::set<std::pair<admin::Drainable, std::string>> drained_;
     struct Load {
-        uint64_t received = 0, sent = 0;  // bytes, at the last look
-        double up = 0, down = 0;          // bits a second
+        double up = 0, down = 0;  // bits a second
     };
     std::map<std::string, Load> loads_;  // by path
+    // By plane, service and path: what they had carried at the last look.
+    std::map<std::tuple<std::string_view, std::string, std::string>, std::pair<uint64_t, uint64_t>> carried_;
+    costs::CostBook book_;
     TimePoint measured_{}, turned_{};
     uint64_t late_before_ = 0, late_ = 0;    // probes; the latter in the last second
     std::unique_ptr<probe::Prober> prober_;  // last: its thread calls wake_

@@ -5,16 +5,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <thread>
 
+#include "costs/ledger.h"
 #include "flow/store.h"
 
 namespace marchproxy::control {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 
 // Listens on loopback; the kernel takes probes' connections.
 class Listener {
@@ -48,13 +52,26 @@ struct PilotTest : testing::Test {
             paths.push_back({.name = service.endpoints[i].path,
                              .provider = i == 0 ? "aws" : "gcp",
                              .region = "r" + std::to_string(i),
-                             .cost_per_gb = costs[i]});
+                             .cost_per_gb = {{{std::nullopt, prices[i]}}}});
         }
         multicloud.enabled = true;
         multicloud.probe.interval = 100ms;
         multicloud.probe.timeout = 90ms;
         multicloud.slow_start = 0s;
+        multicloud.cost_book.clear();
     }
+    // A cost book in which the path has cost so much this month.
+    void spent(const std::string& path, double dollars) {
+        multicloud.cost_book = directory + "/costs.db";
+        costs::Entries entries;
+        entries.amounts[{costs::day_of(std::chrono::system_clock::now()), "web", path, "aws", "r0"}] = {0, 0, 0,
+                                                                                                        dollars};
+        ASSERT_TRUE((*costs::Ledger::open(multicloud.cost_book))->add(entries));
+    }
+    void budget(const std::string& name, AtLimit at_limit) {
+        multicloud.budgets.push_back({.name = name, .scope = {}, .dollars = 100, .at_limit = at_limit});
+    }
+    ~PilotTest() override { std::filesystem::remove_all(directory); }
     std::vector<uint32_t> shares() { return prepared["web"].of; }
     void follow() {
         auto snapshot = std::make_shared<Snapshot>();
@@ -78,7 +95,11 @@ struct PilotTest : testing::Test {
         return false;
     }
 
-    static constexpr std::array costs{0.02, 0.05, 0.09};
+    static constexpr std::array prices{0.02, 0.05, 0.09};
+    const std::string directory = [] {
+        char name[] = "/tmp/marchproxy-pilot-XXXXXX";
+        return std::string(mkdtemp(name));
+    }();
     std::array<Listener, 3> listeners;
     Service service;
     std::vector<Path> paths;
@@ -97,7 +118,7 @@ struct PilotTest : testing::Test {
 TEST_F(PilotTest, SaysWithWhichSharesASnapshotWouldBegin) {
     follow();
     EXPECT_THAT(shares(), ElementsAre(1000, 0, 0));
-    paths[0].cost_per_gb = 0.5;
+    paths[0].cost_per_gb = {{{std::nullopt, 0.5}}};
     follow();
     EXPECT_THAT(shares(), ElementsAre(0, 1000, 0));
 }
@@ -106,9 +127,44 @@ TEST_F(PilotTest, SteersNobodyWhereItIsOff) {
     multicloud.enabled = false;
     follow();
     EXPECT_TRUE(prepared.empty());
-    EXPECT_EQ(pilot.due(), TimePoint::max());
+    EXPECT_LT(pilot.due(), TimePoint::max()) << "what paths carry is booked all the same";
     EXPECT_FALSE(pilot.probes());
     EXPECT_FALSE(explained().steered);
+}
+
+TEST_F(PilotTest, WhatHasNoBudgetLeftTakesNothingNew) {
+    spent("p0", 99);
+    budget("month", AtLimit::stop_new);
+    multicloud.budgets[0].scope.path = "p0";
+    follow();
+    EXPECT_EQ(chosen(), "p0");
+    EXPECT_EQ(pilot.paths()[0].bill.month_dollars, 99);
+    spent("p0", 1);
+    follow();
+    EXPECT_EQ(chosen(), "p1");
+    EXPECT_EQ(explained().candidates[0].reason, "takes nothing new: a budget is spent");
+    EXPECT_THAT(pilot.notes(), Contains(HasSubstr("budget month: 100.00 of 100.00 dollars are spent")));
+    multicloud.budgets[0].dollars = 200;
+    follow();
+    EXPECT_EQ(chosen(), "p0") << "more may be spent now";
+}
+
+TEST_F(PilotTest, ABudgetCanHaveCostDecide) {
+    service.routing.policy = Policy::weighted_round_robin;
+    spent("p2", 100);
+    budget("all", AtLimit::prefer_cheaper);
+    follow();
+    pilot.turn(Clock::now());
+    const admin::Explanation told = explained();
+    EXPECT_THAT(told.notes, ElementsAre(HasSubstr("cost decides")));
+    EXPECT_EQ(told.policy, Policy::weighted_round_robin);
+    EXPECT_EQ(told.candidates[0].share, 1);
+    EXPECT_EQ(told.candidates[2].reason, "is 350% above the best");
+    multicloud.budgets[0].at_limit = AtLimit::warn;
+    follow();
+    pilot.turn(Clock::now());
+    EXPECT_NEAR(explained().candidates[2].share, 1 / 3.0, 0.01);
+    EXPECT_THAT(explained().notes, IsEmpty());
 }
 
 TEST_F(PilotTest, LeavesWhatProbesFindDeadAndSaysWhy) {

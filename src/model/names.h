@@ -36,6 +36,13 @@ enum class PacketMode : uint8_t { automatic, native, generic, tc };
 enum class LogLevel : uint8_t { trace, debug, info, warn, error };
 enum class LogFormat : uint8_t { json, text };
 enum class ForwardMethod : uint8_t { automatic, copy, splice };
+enum class Billed : uint8_t { sent, received, both };  // which of a path's bytes its provider counts
+enum class Period : uint8_t { day, month };
+enum class AtLimit : uint8_t {
+    warn,
+    prefer_cheaper,
+    stop_new
+};  // what becomes of new connections once a budget is spent
 
 template <class E>
 struct Names;  // static constexpr std::array of {value, word}; a value's first word is the one printed
@@ -74,6 +81,10 @@ MARCHPROXY_NAMES(LogLevel, 6, {LogLevel::trace, "TRACE"}, {LogLevel::debug, "DEB
 MARCHPROXY_NAMES(LogFormat, 2, {LogFormat::json, "json"}, {LogFormat::text, "text"});
 MARCHPROXY_NAMES(ForwardMethod, 3, {ForwardMethod::automatic, "auto"}, {ForwardMethod::copy, "copy"},
                  {ForwardMethod::splice, "splice"});
+MARCHPROXY_NAMES(Billed, 3, {Billed::sent, "sent"}, {Billed::received, "received"}, {Billed::both, "both"});
+MARCHPROXY_NAMES(Period, 2, {Period::day, "day"}, {Period::month, "month"});
+MARCHPROXY_NAMES(AtLimit, 3, {AtLimit::warn, "warn"}, {AtLimit::prefer_cheaper, "prefer_cheaper"},
+                 {AtLimit::stop_new, "stop_new"});
 #undef MARCHPROXY_NAMES
 
 template <class E>
@@ -81,6 +92,12 @@ constexpr std::string_view name_of(E value) {
     for (const auto& [candidate, word] : Names<E>::table)
         if (candidate == value) return word;
     return "?";
+}
+
+// Policies that look at what is known of paths.
+constexpr bool is_measured(Policy policy) {
+    return policy == Policy::latency || policy == Policy::cost || policy == Policy::bandwidth ||
+           policy == Policy::geo || policy == Policy::weighted;
 }
 
 template <class E>

@@ -112,11 +112,24 @@ struct Location {
     bool operator==(const Location&) const = default;
 };
 
+// What a gigabyte costs while the month's volume is below `up_to`.
+struct CostTier {
+    std::optional<Bytes> up_to;  // none: all the rest
+    double cost = 0;             // dollars
+    bool operator==(const CostTier&) const = default;
+};
+
+struct Tariff {
+    std::vector<CostTier> tiers;  // none: it is not known what the path costs
+    bool operator==(const Tariff&) const = default;
+};
+
 struct Path {
     std::string name;
     std::string provider;
     std::string region;
-    std::optional<double> cost_per_gb;  // dollars
+    Tariff cost_per_gb;
+    Billed billed = Billed::sent;
     std::optional<Rate> bandwidth;
     std::optional<Location> location;
     std::vector<Prefix> destinations;
@@ -181,6 +194,22 @@ struct ProbeSettings {
     bool operator==(const ProbeSettings&) const = default;
 };
 
+// Which traffic is meant: all that fits each name that is given.
+struct BudgetScope {
+    std::string service, path, provider, region;  // empty: any
+    bool operator==(const BudgetScope&) const = default;
+};
+
+struct Budget {
+    std::string name;
+    BudgetScope scope;
+    double dollars = 0;  // a period
+    Period period = Period::month;
+    Share warn_at{0.80};
+    AtLimit at_limit = AtLimit::warn;
+    bool operator==(const Budget&) const = default;
+};
+
 struct MulticloudSettings {
     bool enabled = false;
     ProbeSettings probe;
@@ -190,6 +219,8 @@ struct MulticloudSettings {
     Share max_ejected{0.50};                         // of a service's endpoints
     Share panic{0.10};                               // fewer up: health is not looked at
     std::optional<Location> locality;
+    std::string cost_book = "/var/lib/marchproxy/costs.db";  // empty: in memory
+    std::vector<Budget> budgets;
     bool operator==(const MulticloudSettings&) const = default;
 };
 

@@ -31,7 +31,9 @@ struct Kind {
 };
 
 constexpr std::array<Unit, 4> rate_units{{{"Gbps", 1'000'000'000}, {"Mbps", 1'000'000}, {"Kbps", 1'000}, {"bps", 1}}};
-constexpr std::array<Unit, 7> byte_units{{{"GiB", 1ULL << 30},
+constexpr std::array<Unit, 9> byte_units{{{"TiB", 1ULL << 40},
+                                          {"TB", 1'000'000'000'000},
+                                          {"GiB", 1ULL << 30},
                                           {"GB", 1'000'000'000},
                                           {"MiB", 1ULL << 20},
                                           {"MB", 1'000'000},

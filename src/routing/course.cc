@@ -22,6 +22,7 @@ TrafficCounts counts_of(const EndpointState& state) {
 
 Course::Course(const SteeringSettings& settings, Share max_ejected, std::vector<Candidate> candidates)
     : settings_(settings),
+      policy_(settings.policy),
       max_ejected_(max_ejected),
       candidates_(std::move(candidates)),
       steering_(candidates_.size()),
@@ -75,7 +76,10 @@ void Course::eject(TimePoint now, const std::function<void(size_t, bool)>& eject
 
 Seen Course::see(size_t index, TimePoint now, const Measured& measured) const {
     const Candidate& candidate = candidates_[index];
-    Seen seen{.weight = candidate.weight, .draining = candidate.state->draining(), .facts = candidate.facts};
+    Seen seen{.weight = candidate.weight,
+              .draining = candidate.state->draining(),
+              .spent = static_cast<bool>(closed_of(candidate) & closed_by_budget),
+              .facts = candidate.facts};
     // Connects that failed keep it out until the next trial is due: only who has turns is tried.
     seen.up = !(closed_of(candidate) & ~closed_for_all) && candidate.state->health.usable(now);
     if (!seen.up) seen.why_down = why_down(index, measured);

@@ -46,7 +46,12 @@ class Course {
     bool steer(TimePoint now, const Look& look);
 
     // A price that changed without a new snapshot.
-    void set_cost(size_t candidate, double dollars) { candidates_[candidate].facts.cost_per_gb = dollars; }
+    void set_cost(size_t candidate, std::optional<double> dollars) {
+        candidates_[candidate].facts.cost_per_gb = dollars;
+    }
+    // Whether cost decides for the time being, and not the service's own policy.
+    void prefer_cheaper(bool is) { settings_.policy = is ? Policy::cost : policy_; }
+    bool prefers_cheaper() const { return settings_.policy != policy_; }
 
     const SteeringSettings& settings() const { return settings_; }
     const std::vector<Candidate>& candidates() const { return candidates_; }
@@ -66,6 +71,7 @@ class Course {
     std::string why_down(size_t candidate, const Measured& measured) const;
 
     SteeringSettings settings_;
+    Policy policy_;  // the service's own
     Share max_ejected_;
     std::vector<Candidate> candidates_;
     Steering steering_;

@@ -12,13 +12,14 @@ namespace marchproxy::routing {
 
 // Why an endpoint is to take no new connections, besides what connections themselves have shown (Health): bits.
 enum Closed : uint8_t {
-    closed_by_hand = 1,   // drained
-    closed_path = 2,      // its path is
-    closed_by_probe = 4,  // probes do not get through
-    closed_outlier = 8,   // ejected: it does much worse than the others
+    closed_by_hand = 1,     // drained
+    closed_path = 2,        // its path is
+    closed_by_probe = 4,    // probes do not get through
+    closed_outlier = 8,     // ejected: it does much worse than the others
+    closed_by_budget = 16,  // what may be spent on it is spent
 };
 // Never taken; of the others one is, where nobody is better.
-inline constexpr uint8_t closed_for_all = closed_by_hand | closed_path;
+inline constexpr uint8_t closed_for_all = closed_by_hand | closed_path | closed_by_budget;
 
 struct EndpointState {
     // Connections or sessions, over all workers; and what they have shown since the endpoint is known (see Outliers).

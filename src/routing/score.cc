@@ -66,11 +66,6 @@ double normalised(const Score& score, double median) {
 
 }  // namespace
 
-bool is_measured(Policy policy) {
-    return policy == Policy::latency || policy == Policy::cost || policy == Policy::bandwidth ||
-           policy == Policy::geo || policy == Policy::weighted;
-}
-
 std::vector<Score> scores_of(Policy policy, const RoutingWeights& weights, std::span<const Facts> candidates,
                              const std::vector<bool>& eligible) {
     if (policy != Policy::weighted) return each(policy, candidates);

@@ -32,8 +32,6 @@ using Score = std::optional<double>;  // none: not known
 
 inline constexpr double exchange = 10;  // segments
 
-bool is_measured(Policy policy);  // whether it looks at paths
-
 // Candidates that are not `eligible` have a score too, but the others are not measured by them.
 std::vector<Score> scores_of(Policy policy, const RoutingWeights& weights, std::span<const Facts> candidates,
                              const std::vector<bool>& eligible);

@@ -171,7 +171,7 @@ std::vector<Standing> Steering::standings(const SteeringSettings& settings, std:
         if (seen[i].weight == 0) {
             standing.reason = "has no weight";
         } else if (seen[i].draining) {
-            standing.reason = "drains";
+            standing.reason = seen[i].spent ? "takes nothing new: a budget is spent" : "drains";
         } else if (!seen[i].up && !candidate.preferred) {
             standing.reason = seen[i].why_down.empty() ? "is down" : "is down: " + seen[i].why_down;
         } else if (!seen[i].up) {

@@ -37,6 +37,7 @@ struct SteeringSettings {
 struct Seen {
     uint32_t weight = 1;    // 0 takes nothing
     bool draining = false;  // neither
+    bool spent = false;     // nor what has no budget left; it drains too
     bool up = true;
     std::string why_down;  // in words
     Facts facts;

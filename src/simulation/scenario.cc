@@ -121,7 +121,7 @@ class Reader {
             scenario_.snapshot = config::read_embedded(std::move(configuration), problems_);
         }
         for (const Path& path : scenario_.snapshot.paths)
-            scenario_.paths[path.name].cost_per_gb = path.cost_per_gb.value_or(0);
+            scenario_.paths[path.name].cost_per_gb = path.cost_per_gb;
         scenario_.snapshot.path_table = PathTable(scenario_.snapshot.paths);
     }
 

@@ -17,7 +17,7 @@ struct Behaviour {
     Duration jitter{};                                 // its standard deviation
     double loss = 0;                                   // of round trips, probes' and traffic's
     double traffic_loss = 0;                           // of segments of traffic, which no probe sees
-    double cost_per_gb = 0;                            // dollars
+    Tariff cost_per_gb;                                // of the configuration, until an event sets a price
     bool down = false;                                 // packets vanish
     bool refuses = false;                              // connections are refused
 };

@@ -7,6 +7,7 @@
 #include <queue>
 #include <random>
 
+#include "costs/tariff.h"
 #include "routing/course.h"
 #include "routing/score.h"
 #include "routing/selector.h"
@@ -109,7 +110,7 @@ class Run {
             place.path = static_cast<size_t>(std::find(paths_.begin(), paths_.end(), endpoint.path) - paths_.begin());
             const Path& path = scenario.snapshot.paths[place.path];
             routing::Course::Candidate candidate{.weight = endpoint.weight, .state = place.state, .facts = {}};
-            candidate.facts.cost_per_gb = path.cost_per_gb;
+            candidate.facts.cost_per_gb = costs::price_at(path.cost_per_gb, 0);
             candidate.facts.bandwidth = path.bandwidth;
             if (path.location && multicloud.locality)
                 candidate.facts.distance = routing::great_circle(*multicloud.locality, *path.location);
@@ -222,10 +223,11 @@ class Run {
         measured_ = now_;
     }
 
-    // A change of prices is a reload, which reaches the course as anything else that is configured.
+    // By tiers, as the pilot does it, of a month that lasts as long as the scenario; or by an event, which stands for a
+    // reload.
     void follow_prices() {
         for (size_t i = 0; i < places_.size(); ++i)
-            if (course_.candidates()[i].facts.cost_per_gb) course_.set_cost(i, behaviour_of(i).cost_per_gb);
+            course_.set_cost(i, costs::price_at(behaviour_of(i).cost_per_gb, results_.paths[places_[i].path].bytes));
     }
 
     // --- flows ---
@@ -305,8 +307,9 @@ class Run {
         bucket.answer_sum += answer;
         PathResult& path = results_.paths[place.path];
         ++path.flows;
-        path.bytes += static_cast<uint64_t>(size);
-        path.dollars += size / 1e9 * behaviour.cost_per_gb;
+        const auto bytes = static_cast<uint64_t>(size);
+        path.dollars += costs::dollars_for(behaviour.cost_per_gb, path.bytes, bytes);
+        path.bytes += bytes;
     }
 
     void note_in_vain(size_t path) {

@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cassert>
 #include <functional>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "stream/plane.h"
@@ -58,8 +60,15 @@ class EchoServer {
     std::thread acceptor_;
 };
 
+// Never one that was given before: a listener and an endpoint with the same port would be a proxy that is its own
+// endpoint.
 inline uint16_t free_port() {
-    return local_address(bound_socket(SOCK_STREAM)).port;
+    static std::set<uint16_t> given;
+    for (;;) {
+        const uint16_t port = local_address(bound_socket(SOCK_STREAM)).port;
+        if (given.insert(port).second) return port;
+        assert(given.size() < 10'000);
+    }
 }
 
 inline bool eventually(const std::function<bool()>& condition) {

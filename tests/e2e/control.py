@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
 """Signals: SIGHUP reloads, SIGTERM drains, SIGUSR2 hands over to a new process, and the service manager is told."""
-import copy
 import os
 import re
 import shutil
@@ -143,34 +142,6 @@ class Upgrade(proxy.ProxyTest):
         super().setUp()
         proxy.become_subreaper()
 
-    def successor_of(self, running):
-        """The process that took over, from what the kernel says of children."""
-        old = running.pid
-
-        def child():
-            for pid in (int(p) for p in os.listdir("/proc") if p.isdigit() and int(p) != old):
-                try:
-                    with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:
-                        text = stream.read()
-                    with open(f"/proc/{pid}/cmdline", encoding="utf-8") as stream:
-                        command = stream.read()
-                except OSError:
-                    continue
-                parent = int(text.rsplit(")", 1)[1].split()[1])
-                if parent in (old, os.getpid()) and running.config_file in command:
-                    return pid
-            return None
-        return eventually(child, lambda: "a new process\n" + running.log())
-
-    def replace(self, running):
-        """SIGUSR2; once the new process serves, `running` stands for it, and what stands for the old one is returned."""
-        old = copy.copy(running)
-        running.signal(signal.SIGUSR2)
-        new = self.successor_of(running)
-        eventually(lambda: f'"process":{new},"took_over":true' in running.log(None), lambda: "it takes over\n" + running.log())
-        running.adopt_successor(new)
-        return old
-
     def test_no_connection_attempt_is_refused_and_transfers_survive(self):
         echo, server = self.keep(Echo()), self.keep(Exchange())
         web, bulk = service(echo.port), service(server.port, name="bulk")
@@ -195,7 +166,7 @@ class Upgrade(proxy.ProxyTest):
         for thread in (transfer, *hammers):
             thread.start()
         time.sleep(0.3)
-        old = self.replace(running)
+        old = running.replace()
         running.wait_for("/readyz")
         transfer.join()
         self.assertEqual(0, old.wait(15), "the old process drains and ends")
@@ -219,7 +190,7 @@ class Upgrade(proxy.ProxyTest):
             shutil.copy(proxy.BINARY, binary + ".new")
             os.rename(binary + ".new", binary)
             inode = os.stat(binary).st_ino
-            old = self.replace(running)
+            old = running.replace()
             self.assertEqual(0, old.wait(10))
             eventually(lambda: os.stat(f"/proc/{running.pid}/exe").st_ino == inode, "the new file runs")
             running.wait_for("/readyz")

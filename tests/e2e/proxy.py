@@ -2,6 +2,7 @@
 ended by its process id. Every test file builds on ProxyTest, which shows the proxy's log when a test fails and checks
 that each proxy ends with status 0 on SIGTERM. Standard library only."""
 import contextlib
+import copy
 import ctypes
 import http.client
 import json
@@ -216,6 +217,8 @@ class Proxy:
         if settings is not None:
             self.settings.update(settings)
         tree = dict(self.settings)
+        if "paths" in tree:  # the book of a test is its own
+            tree["multicloud"] = {"cost_book": os.path.join(self.folder, "costs.db"), **tree.get("multicloud", {})}
         if self.services is not None:
             tree["services"] = self.services
         temporary = self.config_file + ".new"
@@ -227,7 +230,7 @@ class Proxy:
         with open(self.log_file, "ab") as log:
             self.process = subprocess.Popen(self.arguments, env=self.environment, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log, preexec_fn=self.preexec, cwd=self.folder)
-        self.pid = self.process.pid
+        self.pid, self.ended = self.process.pid, None
         if wait:
             self.wait_for(wait)
         return self
@@ -295,6 +298,32 @@ class Proxy:
     def adopt_successor(self, pid):
         """From now on this object stands for the process that took over (SIGUSR2). The test must be a subreaper."""
         self.pid, self.ended = pid, None
+
+    def successor(self):
+        """The process that took over, from what the kernel says of children."""
+        def child():
+            for pid in (int(p) for p in os.listdir("/proc") if p.isdigit() and int(p) != self.pid):
+                try:
+                    with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:
+                        text = stream.read()
+                    with open(f"/proc/{pid}/cmdline", encoding="utf-8") as stream:
+                        command = stream.read()
+                except OSError:
+                    continue
+                parent = int(text.rsplit(")", 1)[1].split()[1])
+                if parent in (self.pid, os.getpid()) and self.config_file in command:
+                    return pid
+            return None
+        return eventually(child, lambda: "a new process\n" + self.log())
+
+    def replace(self):
+        """SIGUSR2; once the new process serves, this object stands for it, and what stands for the old one is returned."""
+        old = copy.copy(self)
+        self.signal(signal.SIGUSR2)
+        new = self.successor()
+        eventually(lambda: f'"process":{new},"took_over":true' in self.log(None), lambda: "it takes over\n" + self.log())
+        self.adopt_successor(new)
+        return old
 
     # --- what it tells ---------------------------------------------------------------------------------------------
 
