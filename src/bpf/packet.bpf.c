@@ -4,6 +4,7 @@
 //   decide   classify, admit, choose: who it is, and what it is to become; no access to the frame   step/decide.h
 //   forward  the frame is rewritten, or put inside another, and sent   step/forward.h, encapsulate.h, tags.h, send.h
 //   queue    what is to wait for its turn goes to user space, which sends it    step/queue.h
+//   reset    who goes on with a connection whose endpoint is dead is told      step/reset.h
 //   cookie   under pressure a client proves its address                                             step/cookie.h
 //   parts    of datagrams go where the first of them went                                        step/fragments.h
 //   errors   ICMP's about what was forwarded go to who sent it            step/icmp_error.h, step/tunnel_error.h
@@ -17,6 +18,7 @@
 #include "bpf/step/echo.h"
 #include "bpf/step/fragments.h"
 #include "bpf/step/icmp_error.h"
+#include "bpf/step/reset.h"
 #include "bpf/step/resolve.h"
 #include "bpf/step/send.h"
 #include "bpf/sweep.h"
@@ -71,6 +73,7 @@ inlined enum outcome end_here(void* context, enum hook hook, const struct packet
     if (decided == decided_pass) return outcome_pass;
     if (decided == decided_answer)
         return hook == hook_xdp ? answer_syn_at_xdp(context, p, d->service) : answer_syn_at_tc(context, p, d->service);
+    if (decided == decided_reset) return hook == hook_xdp ? reset_at_xdp(context, p, d) : reset_at_tc(context, p, d);
     if (d->why == packet_verdict_hop_limit) return refuse_and_tell(context, hook, p, d, d->why, 0);
     return refuse(d->service, d->why);
 }

@@ -103,14 +103,26 @@ inlined void end_flow(const struct swept* s, __u32 number, const struct packet_s
     count_ended(s->service, s->target >> flow_endpoint_shift & (max_packet_endpoints - 1));
 }
 
+// Of a dead endpoint: whether the client is yet to be told, which it is with the next packet that it sends
+// (step/reset.h). Others are better off with another endpoint, which they get with the next packet.
+inlined bool awaits_reset(const struct packet_service* service, enum flow_state state) {
+    return service->protocol == IPPROTO_TCP &&
+           (state == flow_established || state == flow_client_closed || state == flow_endpoint_closed);
+}
+
 // Whether a flow is over, and why.
 inlined bool over(struct swept* s, const struct packet_service* service, __u64 now, enum packet_verdict* why) {
     const enum flow_state state = s->target >> flow_state_shift;
     const __u32 wait = patience(service, state), number = s->target >> flow_endpoint_shift & (max_packet_endpoints - 1);
     const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &number);
-    *why = endpoint && endpoint->flags & endpoint_dead ? packet_verdict_endpoint_down : packet_verdict_service_removed;
+    *why = packet_verdict_service_removed;
     // A service that is gone keeps a record without times until its flows have ended.
-    if (!service->idle_seconds || !endpoint || !(endpoint->flags & endpoint_in_use)) return true;
+    if (!service->idle_seconds || !endpoint) return true;
+    if (endpoint->flags & endpoint_dead) {
+        *why = packet_verdict_endpoint_down;
+        return !awaits_reset(service, state) || s->silent >= service->opening_seconds;
+    }
+    if (!(endpoint->flags & endpoint_in_use)) return true;
     *why = end_of(service, state);
     if (s->silent < wait) return false;
     if (s->back_identity && traffic_silent(s->back_traffic, now) < s->silent)

@@ -65,6 +65,8 @@ const routing::SharesByService& Pilot::prepare(const SnapshotPointer& snapshot, 
         next_.services.emplace(service.name, std::move(next));
     }
     close_drained(next_);
+    for (auto& [name, steered] : next_.services)
+        follow_closed(steered);
     return next_.shares;
 }
 
@@ -116,6 +118,14 @@ void Pilot::carry_over(Steered& next, const Steered& before) {
     for (size_t i = 0; i < were.size(); ++i)
         if (were[i] && before.candidates[*were[i]].target == next.candidates[i].target)
             next.candidates[i].gauge = before.candidates[*were[i]].gauge;
+}
+
+// True: somebody is closed, or open again. The packet plane does not look at states by itself.
+bool Pilot::follow_closed(Steered& steered) {
+    std::vector<uint8_t> closed;
+    for (const routing::Course::Candidate& candidate : steered.course.candidates())
+        closed.push_back(candidate.state->closed.load(std::memory_order_relaxed));
+    return std::exchange(steered.closed, closed) != closed;
 }
 
 void Pilot::take_over() {
@@ -191,6 +201,7 @@ void Pilot::turn(TimePoint now) {
     };
     routing::SharesByService changed;
     std::vector<Fallen> fallen;
+    bool closed = false;
     {
         std::lock_guard lock(mutex_);
         const bool news = news_.exchange(false);
@@ -203,12 +214,11 @@ void Pilot::turn(TimePoint now) {
                 changed[name] = now_.shares[name] = steered.course.shares();
             for (const size_t index : steered.course.take_fallen())
                 fallen.push_back({name, steered.candidates[index].address, steered.candidates[index].path});
+            closed |= follow_closed(steered);
         }
     }
-    if (!changed.empty()) {
-        stream_.steer(changed);
-        packet_.steer(changed);
-    }
+    if (!changed.empty()) stream_.steer(changed);
+    if (!changed.empty() || closed) packet_.steer(changed);
     for (const auto& [service, address, path] : fallen)
         stream_.endpoint_down(service, address, path);
 }

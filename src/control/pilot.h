@@ -67,6 +67,7 @@ class Pilot {
         const Service* service;
         std::vector<Candidate> candidates;
         routing::Course course;
+        std::vector<uint8_t> closed{};  // of each, why it is: as the packet plane knows it
     };
     struct Chart {
         SnapshotPointer snapshot;
@@ -88,6 +89,7 @@ class Pilot {
     bool drain_paths(admin::Drainable what, const std::string& name, bool draining);
     static std::optional<size_t> choice_of(const Steered& steered, const routing::Course& course,
                                            const IpAddress& client);
+    static bool follow_closed(Steered& steered);
     void follow_probes();
     void measure(TimePoint now);
     std::vector<costs::Passed> passed();

@@ -193,8 +193,8 @@ TEST_P(OnTheWire, NothingWrongLeavesAndNothingIsLost) {
                                                        {"echoes", seen.echoes},
                                                        {"proofs", seen.proofs},
                                                        {"neighbours", seen.neighbours}};
-    for (const auto& [how, times] : enough)
-        EXPECT_GT(times, frames / 200) << how << ": too few to tell";
+    for (const auto& [how, times] : enough)  // who is told has a rate: fewer are where frames come faster
+        EXPECT_GT(times, how == std::string_view("told") ? frames / 1000 : frames / 200) << how << ": too few to tell";
 
     goes_there_and_back("what was there", 6000);
     chunks_of(*programs, "client_flows").clear();  // they were full

@@ -34,6 +34,7 @@ telemetry::ServiceStatus Plane::Implementation::status_of(const Service& service
         }
         for (const SocketAddress& address : addresses) {
             one.resolved = to_string(address);
+            if (endpoint.path.empty()) one.path = current_->snapshot->path_table.path_to(address.ip);
             if (const auto state = current_->states.find({service.name, address}); state != current_->states.end()) {
                 one.draining = state->second->draining();
                 one.up = state->second->up();

@@ -198,6 +198,13 @@ inlined void advance(const struct packet_service* service, __u32 index, const st
     }
 }
 
+// A client that has been told that its endpoint is dead: the sweep need not wait for it.
+inlined void note_reset_client(const struct found* flow) {
+    if (is_half_open(flow->target)) return;
+    const __u64 next = (flow->target & ~(7ULL << flow_state_shift)) | (__u64)flow_endpoint_reset << flow_state_shift;
+    __sync_val_compare_and_swap(&flow->cell->target, flow->target, next);
+}
+
 inlined void follow_client(const struct packet_service* service, __u32 index, struct found* flow,
                            const struct packet* p) {
     if (likely(!(p->tcp_flags & (tcp_syn | tcp_fin | tcp_rst)) && flow->target >> flow_state_shift == flow_established))

@@ -15,6 +15,7 @@ enum decided {
     decided_anew,    // it may begin anew a flow that is over
     decided_prove,   // TCP, of no flow: it may ask for a proof, or be one; else it is dropped
     decided_answer,  // its sender is asked to prove its address
+    decided_reset,   // its sender is told that the connection is over
 };
 
 inlined int drop(struct decision* d, enum packet_verdict why) {
@@ -45,12 +46,20 @@ inlined int within_tunnel(const struct packet_service* service, const struct pac
     return decided_forward;
 }
 
+// A packet to an endpoint that is none any more. Where that died, the client of a connection is to hear of it.
+inlined int to_nobody(const struct packet_endpoint* endpoint, const struct packet* p, struct decision* d) {
+    if (!endpoint || !(endpoint->flags & endpoint_dead)) return drop(d, packet_verdict_no_endpoint);
+    d->why = packet_verdict_endpoint_down;
+    const bool goes_on = (p->tcp_flags & (tcp_syn | tcp_rst | tcp_ack)) == tcp_ack;
+    return p->protocol == IPPROTO_TCP && goes_on && !p->fragment ? decided_reset : decided_drop;
+}
+
 // What a client's packet becomes.
 inlined int towards(const struct packet_service* service, const struct packet* p, const struct chosen* chosen,
                     struct decision* d) {
     if (!chosen->endpoint) return drop(d, chosen->why);
     const struct packet_endpoint* endpoint = bpf_map_lookup_elem(&endpoints, &chosen->endpoint);
-    if (!endpoint || !(endpoint->flags & endpoint_in_use)) return drop(d, packet_verdict_no_endpoint);
+    if (unlikely(!endpoint || !(endpoint->flags & endpoint_in_use))) return to_nobody(endpoint, p, d);
     d->endpoint = chosen->endpoint;
     d->direction = direction_up;
     d->to.destination = endpoint->address;
@@ -81,7 +90,9 @@ inlined int from_client(const struct packet* p, const struct classified* class, 
         if (!may_pass(service, p, d)) return drop(d, packet_verdict_over_rate);
         follow_client(service, index, &flow, p);
         count_in_flow(&flow, direction_up, p->length);
-        return towards(service, p, &chosen, d);
+        const int decided = towards(service, p, &chosen, d);
+        if (unlikely(decided == decided_reset)) note_reset_client(&flow);
+        return decided;
     }
     if (belonging == belongs_anew) return decided_anew;
     d->why = packet_verdict_no_flow;
@@ -203,5 +214,6 @@ __noinline int decide_as_if(const struct packet* p, struct decision* d) {
     else
         chosen.endpoint =
             pick_endpoint(service, &p->source, p->source_port_be);  // another node may carry it, and the endpoint knows
-    return towards(service, p, &chosen, d);
+    const int decided = towards(service, p, &chosen, d);
+    return decided == decided_reset ? decided_drop : decided;
 }
