@@ -14,6 +14,16 @@ namespace {
 
 constexpr Duration measure_interval = std::chrono::seconds(1);
 constexpr double newest = 0.3;  // of a load: what the last interval counts
+constexpr Duration busy_decision_interval = std::chrono::seconds(1), idle_decision_interval = std::chrono::seconds(10);
+constexpr size_t most_decisions_renewed = 64;
+
+// Most reasons are those that were told before, of somebody.
+Decision::Text text_of_reason(const Decision* before, const std::string& reason) {
+    if (before)
+        for (const Decision::Candidate& candidate : before->candidates)
+            if (*candidate.reason == reason) return candidate.reason;
+    return std::make_shared<const std::string>(reason);
+}
 
 std::optional<double> distance_of(const MulticloudSettings& settings, const Path* path) {
     if (!path || !path->location || !settings.locality) return std::nullopt;
@@ -97,6 +107,8 @@ Pilot::Candidate Pilot::candidate_of(const Chart& chart, const Service& service,
     return {.endpoint = to_string(endpoint.endpoint->address),
             .address = endpoint.address,
             .path = endpoint.path,
+            .endpoint_text = std::make_shared<const std::string>(to_string(endpoint.endpoint->address)),
+            .path_text = std::make_shared<const std::string>(endpoint.path),
             .target = target_of(chart.snapshot->settings.multicloud.probe, service, endpoint, path)};
 }
 
@@ -201,6 +213,7 @@ void Pilot::turn(TimePoint now) {
     };
     routing::SharesByService changed;
     std::vector<Fallen> fallen;
+    DecisionsByService decisions;
     bool closed = false;
     {
         std::lock_guard lock(mutex_);
@@ -216,11 +229,61 @@ void Pilot::turn(TimePoint now) {
                 fallen.push_back({name, steered.candidates[index].address, steered.candidates[index].path});
             closed |= follow_closed(steered);
         }
+        decisions = renewed_decisions(now, changed);
     }
-    if (!changed.empty()) stream_.steer(changed);
+    if (!changed.empty() || !decisions.empty()) stream_.steer(changed, decisions);
     if (!changed.empty() || closed) packet_.steer(changed);
+    if (!decisions.empty()) packet_.explain(decisions);
     for (const auto& [service, address, path] : fallen)
         stream_.endpoint_down(service, address, path);
+}
+
+// Of services whose shares have changed; of others what is measured moves on: each second while connections come, else
+// now and then, and not of too many at one time.
+DecisionsByService Pilot::renewed_decisions(TimePoint now, const routing::SharesByService& changed) {
+    DecisionsByService decisions;
+    size_t renewed = 0;
+    for (auto& [name, steered] : now_.services) {
+        uint64_t attempts = 0;
+        for (const routing::Course::Candidate& candidate : steered.course.candidates())
+            attempts += candidate.state->attempts.load(std::memory_order_relaxed);
+        const Duration wait = attempts != steered.attempts ? busy_decision_interval : idle_decision_interval;
+        const bool due = now - steered.decided >= wait && renewed < most_decisions_renewed;
+        if (!due && !changed.contains(name)) continue;
+        ++renewed;
+        steered.decision = decision_of(steered);
+        steered.decided = now;
+        steered.attempts = attempts;
+        decisions[name] = steered.decision;
+    }
+    return decisions;
+}
+
+DecisionPointer Pilot::decision_of(const Steered& steered) {
+    const std::vector<routing::Standing> standings = steered.course.standings();
+    const routing::Shares& shares = steered.course.shares();
+    const auto sum = static_cast<float>(std::accumulate(shares.of.begin(), shares.of.end(), uint64_t{0}));
+    auto decision = std::make_shared<Decision>();
+    const auto known = [](const std::optional<double>& value) {
+        return value ? static_cast<float>(*value) : Decision::unknown;
+    };
+    for (const uint32_t i : shares.order) {
+        if (decision->candidates.size() == Decision::most_candidates) break;
+        const routing::Seen& seen = steered.course.seen()[i];
+        const auto& round_trip = seen.facts.round_trip;
+        Decision::Candidate candidate{.path = steered.candidates[i].path_text,
+                                      .endpoint = steered.candidates[i].endpoint_text,
+                                      .reason = {},
+                                      .cost_per_gb = known(seen.facts.cost_per_gb),
+                                      .score = known(standings[i].score),
+                                      .share = sum > 0 ? static_cast<float>(shares.of[i]) / sum : 0,
+                                      .up = seen.up};
+        if (round_trip) candidate.round_trip = std::chrono::duration<float>(*round_trip).count();
+        candidate.reason = text_of_reason(steered.decision.get(), standings[i].reason);
+        decision->candidates.push_back(std::move(candidate));
+    }
+    decision->others = static_cast<uint32_t>(steered.candidates.size() - decision->candidates.size());
+    return decision;
 }
 
 void Pilot::log_ejected(const Steered& steered, size_t index, bool is) const {

@@ -59,6 +59,7 @@ class Pilot {
         std::string endpoint;  // as configured
         SocketAddress address;
         std::string path;
+        Decision::Text endpoint_text, path_text;  // the same, shared with decisions
         probe::Target target;
         std::shared_ptr<const probe::Gauge> gauge{};  // null: not probed, or not yet
     };
@@ -68,6 +69,9 @@ class Pilot {
         std::vector<Candidate> candidates;
         routing::Course course;
         std::vector<uint8_t> closed{};  // of each, why it is: as the packet plane knows it
+        DecisionPointer decision{};     // the last that was told
+        TimePoint decided{};
+        uint64_t attempts = 0;  // connections, by then
     };
     struct Chart {
         SnapshotPointer snapshot;
@@ -90,6 +94,8 @@ class Pilot {
     static std::optional<size_t> choice_of(const Steered& steered, const routing::Course& course,
                                            const IpAddress& client);
     static bool follow_closed(Steered& steered);
+    static DecisionPointer decision_of(const Steered& steered);
+    DecisionsByService renewed_decisions(TimePoint now, const routing::SharesByService& changed);
     void follow_probes();
     void measure(TimePoint now);
     std::vector<costs::Passed> passed();

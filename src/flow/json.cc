@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "model/rfc3339.h"
@@ -16,6 +18,36 @@ bool reached(const Record& record) {
 
 std::string endpoint_of(const Record& record) {
     return reached(record) ? to_string(record.endpoint) : record.origin->endpoint;
+}
+
+const Decision::Candidate* winner_of(const Record& record) {
+    if (!record.decision) return nullptr;
+    const auto& candidates = record.decision->candidates;
+    const auto found = std::find_if(candidates.begin(), candidates.end(), [&](const Decision::Candidate& candidate) {
+        return *candidate.endpoint == record.origin->endpoint && *candidate.path == record.origin->path;
+    });
+    return found == candidates.end() ? nullptr : &*found;
+}
+
+nlohmann::json known(float value) {
+    if (std::isnan(value)) return nullptr;
+    // As many digits as a float has, so that 0.09 does not become 0.09000000357627869.
+    return std::stod(fmt::format("{}", value));
+}
+
+nlohmann::json candidates_of(const Decision* decision) {
+    nlohmann::json all = nlohmann::json::array();
+    if (!decision) return all;
+    for (const Decision::Candidate& candidate : decision->candidates)
+        all.push_back({{"path", *candidate.path},
+                       {"endpoint", *candidate.endpoint},
+                       {"up", candidate.up},
+                       {"rtt_seconds", known(candidate.round_trip)},
+                       {"cost_per_gb", known(candidate.cost_per_gb)},
+                       {"score", known(candidate.score)},
+                       {"share", known(candidate.share)},
+                       {"reason", *candidate.reason}});
+    return all;
 }
 
 }  // namespace
@@ -40,7 +72,9 @@ std::string decision_of(const Record& record) {
     if (record.state == State::connecting) return fmt::format("{}: connecting, {}", policy, tries);
     if (!reached(record)) return fmt::format("{}: no endpoint reached, {}", policy, tries);
     const std::string over = origin.path.empty() ? "" : fmt::format(" over {}", origin.path);
-    return fmt::format("{}: {}{}, {}", policy, origin.endpoint, over, tries);
+    const Decision::Candidate* winner = winner_of(record);
+    return fmt::format("{}: {}{}, {}{}", policy, origin.endpoint, over, tries,
+                       winner ? ": it " + *winner->reason : std::string());
 }
 
 nlohmann::json to_json(const Record& record) {
@@ -60,6 +94,8 @@ nlohmann::json to_json(const Record& record) {
         {"end_reason", nullptr},
         {"priority", name_of(origin.priority)},
         {"decision", decision_of(record)},
+        {"candidates", candidates_of(record.decision.get())},
+        {"other_candidates", record.decision ? record.decision->others : 0},
     };
     if (record.state == State::closed) json["end_reason"] = name_of(record.end_reason);
     return json;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "abi/verdicts.h"
+#include "model/decision.h"
 #include "model/snapshot.h"
 
 namespace marchproxy::flow {
@@ -27,6 +28,7 @@ enum class State : uint8_t { connecting, active, closed };
 
 struct Record {
     std::shared_ptr<const Origin> origin;  // never null
+    DecisionPointer decision;              // null: nothing steers the service, or it is not known any more
     SocketAddress client;                  // as the PROXY header says, where one is accepted
     SocketAddress endpoint;                // resolved; port 0: none was reached
     uint64_t received_bytes = 0;           // client to endpoint

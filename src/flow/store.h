@@ -1,9 +1,10 @@
 // The store of finished flows: the last `keep` of them in memory for /api/v1/flows, and all of them in a file of JSON
 // lines where one is configured.
 //
-// Memory: about 100 bytes a kept record (its strings are shared with its service) and at most as many again while a
-// query reads; twice that times `queued_for_file` for what waits for the file. Nothing else grows.
-// Threads: every function may be called from any thread. finished() takes a short lock and never waits for the disk.
+// Memory: about 120 bytes a kept record (its strings are shared with its service, its decision, some 500 bytes, with
+// the other flows of its second) and at most as many again while a query reads; twice that times `queued_for_file` for
+// what waits for the file. Nothing else grows. Threads: every function may be called from any thread. finished() takes
+// a short lock and never waits for the disk.
 #pragma once
 
 #include <functional>

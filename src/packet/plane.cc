@@ -31,6 +31,10 @@ void Plane::Implementation::apply() {
     current_ = std::move(*prepared);
     prepared.reset();
     assign_again_at_ = TimePoint::max();
+    std::erase_if(decisions_, [this](const auto& of) { return !current_->snapshot->find_service(of.first); });
+    if (!current_->snapshot->settings.multicloud.enabled)
+        for (auto& [service, log] : decisions_)
+            log.add(std::chrono::system_clock::now(), nullptr);
     if (!current_->wanted) return end();
     settle();
     if (!paused) interfaces_->attach(*attacher_, *programs_);
@@ -302,6 +306,8 @@ bool Plane::Implementation::attachment_moved(TimePoint now) {
 void Plane::Implementation::take_report(const abi::flow_report& report, std::vector<flow::Record>& ended,
                                         std::vector<flow::Record>* listed) {
     flow::Record record = origins_.record_of(report, indexes_, std::chrono::system_clock::now());
+    if (const auto known = decisions_.find(record.origin->service); known != decisions_.end())
+        record.decision = known->second.at(record.start);
     if (!report.ended) {
         if (listed) listed->push_back(std::move(record));
         return;
@@ -347,6 +353,12 @@ void Plane::Implementation::release_numbers() {
     if (!released) return;
     ++written_;
     settle();
+}
+
+void Plane::Implementation::explain(const DecisionsByService& decisions) {
+    const WallTime now = std::chrono::system_clock::now();
+    for (const auto& [service, decision] : decisions)
+        decisions_[service].add(now, decision);
 }
 
 void Plane::Implementation::steer(const routing::SharesByService& shares) {
@@ -408,6 +420,11 @@ void Plane::pause(bool paused) {
 void Plane::steer(const routing::SharesByService& shares) {
     std::lock_guard lock(implementation_->mutex);
     implementation_->steer(shares);
+}
+
+void Plane::explain(const DecisionsByService& decisions) {
+    std::lock_guard lock(implementation_->mutex);
+    implementation_->explain(decisions);
 }
 
 std::vector<telemetry::PathTraffic> Plane::traffic() const {

@@ -53,6 +53,8 @@ class Plane {
     // Shares of some services' endpoints, or only the states of endpoints, are others: who takes new flows is planned
     // anew. Control thread.
     void steer(const routing::SharesByService& shares);
+    // Why they are as they are, for the records of flows that begin from now on.
+    void explain(const DecisionsByService& decisions);
 
     // Since the process began, by service and path; as of the last second.
     std::vector<telemetry::PathTraffic> traffic() const;

@@ -10,6 +10,7 @@
 
 #include "packet/access_memo.h"
 #include "packet/counts.h"
+#include "packet/decision_log.h"
 #include "packet/interfaces.h"
 #include "packet/machine.h"
 #include "packet/neighbours.h"
@@ -44,6 +45,7 @@ class Plane::Implementation {
     std::vector<int> descriptors() const;
     TimePoint due() const;
     void steer(const routing::SharesByService& shares);
+    void explain(const DecisionsByService& decisions);
     Status status() const;
     std::vector<telemetry::PathTraffic> traffic() const { return counts_.traffic(); }
     std::vector<flow::Record> active_flows(const flow::Query& query);
@@ -140,6 +142,7 @@ class Plane::Implementation {
     AccessMemo access_;
     Plan held_;
     routing::SharesByService shares_;
+    std::map<std::string, DecisionLog> decisions_;
     Indexes indexes_;
     Planned planned_;            // of `prepared`
     uint64_t written_ = 0;       // counts changes of held_

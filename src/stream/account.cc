@@ -66,6 +66,7 @@ void account_success(Context& context, const WorkerService& service, EndpointRun
 flow::Record make_record(const WorkerService& service, const Ended& flow, flow::State state, TimePoint now) {
     const Duration duration = now - flow.started;
     return {.origin = flow.endpoint ? flow.endpoint->origin : service.view->no_origin,
+            .decision = flow.decision,
             .client = flow.client,
             .endpoint = flow.endpoint ? flow.endpoint->address : SocketAddress{},
             .received_bytes = flow.received_bytes,

@@ -18,6 +18,7 @@ void account_drop(Context& context, WorkerService& service, const SocketAddress&
 struct Ended {
     const SocketAddress& client;
     const EndpointRuntime* endpoint;  // null: none was chosen
+    const DecisionPointer& decision;
     uint64_t received_bytes, sent_bytes;
     TimePoint started;
     uint8_t attempts;

@@ -30,6 +30,7 @@ struct Connection : qos::Timer {  // the timer: header, connect or idle timeout,
     Connection* before = nullptr;  // in the service's list
     Connection* after = nullptr;
     std::shared_ptr<EndpointRuntime> endpoint;
+    DecisionPointer decision;  // why that one
     std::unique_ptr<FailedAttempts> failed;
     Direction up, down;
     TimePoint started, last_activity, losses_counted;

@@ -287,18 +287,24 @@ Result<void> Plane::apply(SnapshotPointer snapshot, const Resolution& resolution
     return {};
 }
 
-void Plane::steer(const routing::SharesByService& shares) {
+void Plane::steer(const routing::SharesByService& shares, const DecisionsByService& decisions) {
     const Implementation& plane = *implementation_;
     std::lock_guard lock(plane.mutex);
     std::vector<std::pair<const ServiceView*, std::shared_ptr<const routing::Selector>>> next;
     for (const ServiceViewPointer& view : plane.views)
         if (const auto of = shares.find(view->service->name); of != shares.end())
             next.emplace_back(view.get(), selector_of(*view, &of->second));
-    if (next.empty()) return;
+    std::vector<std::pair<const ServiceState*, DecisionPointer>> why;
+    for (const auto& [service, decision] : decisions)
+        if (const auto state = plane.states.find(service); state != plane.states.end())
+            why.emplace_back(state->second.get(), decision);
+    if (next.empty() && why.empty()) return;
     for (const auto& worker : plane.workers)
         worker->run_on([&] {
             for (const auto& [view, selector] : next)
                 worker->steer(*view->state, selector);
+            for (const auto& [state, decision] : why)
+                worker->explain(*state, decision);
         });
 }
 

@@ -43,7 +43,7 @@ class Plane {
                        const routing::SharesByService& shares = {});
 
     // Shares of some services' endpoints are others. When it returns, all workers choose by them.
-    void steer(const routing::SharesByService& shares);
+    void steer(const routing::SharesByService& shares, const DecisionsByService& decisions = {});
 
     // An endpoint is known to be dead: connects to it that are under way go on with another one, UDP sessions get
     // another one with their next datagram, and connections end as the service's `on_down` says.

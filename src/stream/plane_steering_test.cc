@@ -45,6 +45,19 @@ TEST_F(Steered, NewConnectionsFollowTheShares) {
     EXPECT_THAT(active(), ElementsAre(8, 8)) << "shares of another snapshot are not these endpoints'";
 }
 
+TEST_F(Steered, RecordsSayWhyItWasThisOne) {
+    ASSERT_TRUE(apply());
+    const DecisionPointer first = std::make_shared<Decision>(), later = std::make_shared<Decision>();
+    EXPECT_TRUE(echoes(connect()));
+    plane.steer({}, {{"web", first}, {"other", later}});
+    connect_some(1);
+    plane.steer({}, {{"web", later}});
+    clients.clear();
+    ASSERT_TRUE(eventually([&] { return flows.count() == 2; }));
+    EXPECT_EQ(flows.records[0].decision, nullptr) << "nobody had decided yet";
+    EXPECT_EQ(flows.records[1].decision, first) << "as it was when it was chosen";
+}
+
 TEST_F(Steered, WhatIsClosedIsLeftAtOnceAndTakenWhereNobodyElseIs) {
     ASSERT_TRUE(apply());
     const auto state = endpoint_states.of("web", loopback(server.port()), "onprem");

@@ -149,6 +149,7 @@ void TcpProxy::connect_endpoint(Connection& connection) {
         const bool may_try = failed.empty() || (connection.service->service().routing.retry != Retry::none &&
                                                 failed.size() < most_attempts);
         connection.endpoint = may_try ? choose(context_, *connection.service, connection.client.ip, failed) : nullptr;
+        connection.decision = connection.service->decision;
         if (!connection.endpoint) {
             // The record names the endpoint that was tried last.
             if (connection.failed) connection.endpoint = connection.failed->endpoints.back();
@@ -522,6 +523,7 @@ uint8_t TcpProxy::attempts(const Connection& connection) {
 Ended TcpProxy::ended(const Connection& connection, Verdict reason) const {
     return {.client = connection.client,
             .endpoint = connection.endpoint.get(),
+            .decision = connection.decision,
             .received_bytes = connection.up.bytes,
             .sent_bytes = connection.down.bytes,
             .started = connection.started,

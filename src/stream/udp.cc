@@ -97,6 +97,7 @@ Session* UdpProxy::begin(Listener& listener, const Key& key) {
     session->state = &service.state();
     session->listener = &listener;
     session->endpoint = std::move(endpoint);
+    session->decision = service.decision;
     session->client = key.client;
     session->asked = key.asked;
     session->descriptor = descriptor;
@@ -300,6 +301,7 @@ void UdpProxy::end(Session& session, Verdict reason) {
 Ended UdpProxy::ended(const Session& session, Verdict reason) const {
     return {.client = session.client,
             .endpoint = session.endpoint.get(),
+            .decision = session.decision,
             .received_bytes = session.received_bytes,
             .sent_bytes = session.sent_bytes,
             .started = session.started,

@@ -37,6 +37,7 @@ struct Session : qos::Timer {  // the timer: idle
     Session* before = nullptr;      // in the service's list
     Session* after = nullptr;
     std::shared_ptr<EndpointRuntime> endpoint;
+    DecisionPointer decision;  // why that one
     SocketAddress client;
     IpAddress asked;      // the address of ours that the client sent to
     int descriptor = -1;  // connected to the endpoint

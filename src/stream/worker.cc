@@ -214,7 +214,7 @@ WorkerService& Worker::service_of(const ServiceViewPointer& view) {
     auto& service = services_[view->state.get()];
     if (!service)
         service = std::make_unique<WorkerService>(
-            WorkerService{.view = view, .selector = view->selector, .worker = context_.worker});
+            WorkerService{.view = view, .selector = view->selector, .decision = {}, .worker = context_.worker});
     return *service;
 }
 
@@ -226,6 +226,7 @@ void Worker::apply(const WorkerPlan& plan) {
         WorkerService& service = service_of(view);
         service.view = view;
         service.selector = view->selector;
+        if (!view->settings->multicloud.enabled) service.decision.reset();
         service.end_by = TimePoint::max();
         tcp_.service_changed(service);
         udp_.service_changed(service);
@@ -251,6 +252,10 @@ void Worker::apply(const WorkerPlan& plan) {
 
 void Worker::steer(const ServiceState& state, const std::shared_ptr<const routing::Selector>& selector) {
     if (const auto found = services_.find(&state); found != services_.end()) found->second->selector = selector;
+}
+
+void Worker::explain(const ServiceState& state, const DecisionPointer& decision) {
+    if (const auto found = services_.find(&state); found != services_.end()) found->second->decision = decision;
 }
 
 void Worker::endpoint_down(const ServiceState& state, const EndpointRuntime& endpoint) {

@@ -51,6 +51,7 @@ class Worker {
     void apply(const WorkerPlan& plan);
     // Of the present view.
     void steer(const ServiceState& state, const std::shared_ptr<const routing::Selector>& selector);
+    void explain(const ServiceState& state, const DecisionPointer& decision);
     void endpoint_down(const ServiceState& state, const EndpointRuntime& endpoint);
     void stop_accepting(bool handed_over);
     void end_all(Verdict reason);

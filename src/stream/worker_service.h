@@ -12,6 +12,7 @@ struct Session;
 struct WorkerService {
     ServiceViewPointer view;                            // swapped by reloads, for established connections too
     std::shared_ptr<const routing::Selector> selector;  // of the view, swapped whenever shares change
+    DecisionPointer decision;                           // why they are as they are
     unsigned worker;
     MemberList<Connection> connections;   // this worker's
     MemberList<Session> sessions;         // the same for UDP

@@ -293,12 +293,20 @@ class Multicloud(World):
         self.assertEqual(("web", "cost", "onprem"), (told["service"], told["policy"], told["chosen"]))
         self.assertEqual({"aws": 0.09, "gcp": 0.08, "azure": 0.05, "onprem": 0.0}, {one["path"]: one["score"] for one in told["candidates"]})
         self.assertEqual("is the best", told["candidates"][3]["reason"])
+        record = running.flows()[0]
+        host = f"{self.host('onprem')}:{PORT}"
+        self.assertEqual(f"cost: {host} over onprem, 1 attempt: it is the best", record["decision"])
+        self.assertEqual([("onprem", host, True, 0, 1), ("azure", f"{self.host('azure')}:{PORT}", True, 0.05, 0)],
+                         [(one["path"], one["endpoint"], one["up"], one["score"], one["share"]) for one in record["candidates"][:2]])
+        eventually(lambda: self.ask(web) and all(one["rtt_seconds"] for one in running.flows()[0]["candidates"]), "and how they were measured")
         for server in servers["onprem"]:
             server.close()
         self.assertEqual("azure", self.ask(web), "at once")
         eventually(lambda: not self.path(running, "onprem")["up"], "it is down")
         self.assertEqual({"azure"}, {self.ask(web) for _ in range(8)})
         self.assertEqual("azure", self.explain(running)["chosen"])
+        dead = next(one for one in running.flows()[0]["candidates"] if one["path"] == "onprem")
+        self.assertRegex(dead["reason"], "is down: (its probes fail|connects to it failed)")
         shown = running.metrics()
         self.assertEqual(0, shown.sum("marchproxy_path_up", path="onprem"))
         self.assertEqual(1, shown.sum("marchproxy_path_up", path="azure"))
