@@ -21,6 +21,8 @@ import peers
 import qos
 import qos_goals
 import report
+import routing
+import routing_goals
 from processes import BenchError, Ports, raise_descriptor_limit, run_tool
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -66,19 +68,20 @@ def choose_effort(arguments, descriptors):
     return effort
 
 
-def check_tools(arguments, streams, packets, shaped):
+def check_tools(arguments, streams, packets, shaped, routed):
     """What the wanted rows need, and nothing else."""
     between_namespaces = set(packets) & set(packet_net.ROWS)
     programs = ["iperf3", "taskset"] if streams else []
     programs += ["iperf3", "ip", "nft", "ethtool"] if between_namespaces or shaped else []
     programs += ["tc", "taskset"] if shaped else []
+    programs += ["unshare", "ip", "nft"] if set(routed) & set(routing.OUTAGE_ROWS) else []
     for program in programs:
         if not shutil.which(program):
             raise BenchError(f"{program} is not installed: run scripts/setup.sh --test --bench")
     tools = ["loadgen", "loadserver"] if streams or shaped else []
     tools += ["packet_cost", "packet_live", "packet_rate"] if packets else []
-    for tool in tools:
-        path = os.path.join(arguments.build, "bench", tool)
+    paths = [os.path.join(arguments.build, "bench", tool) for tool in tools]
+    for path in paths + [os.path.join(arguments.build, tool) for tool in routing.tools(arguments.only)]:
         if not os.access(path, os.X_OK):
             raise BenchError(f"{path} is not built: run `make bench`, or `ninja -C {arguments.build} bench_tools`")
 
@@ -179,7 +182,7 @@ def measure_round(number, chosen_measures, subjects, rig, results, wanted):
 def write_results(directory, results, machine, subjects):
     names = [subject.name for subject in subjects]
     packets = set(packet.row_names(""))
-    streams = [row for row in results.row_names() if row not in packets and row not in qos.ROWS]
+    streams = [row for row in results.row_names() if row not in packets and row not in (*qos.ROWS, *routing.ROWS)]
     parts = [
         report.figures_table(results, names, streams),
         report.targets_table(results),
@@ -187,6 +190,8 @@ def write_results(directory, results, machine, subjects):
         report.goals_table("packet plane", packet_goals.goals(results)),
         report.figures_table(results, qos.SUBJECTS, [row for row in results.row_names() if row in qos.ROWS]),
         report.goals_table("qos", qos_goals.goals(results)),
+        report.figures_table(results, routing.SUBJECTS, [row for row in results.row_names() if row in routing.ROWS]),
+        report.goals_table("routing", routing_goals.goals(results)),
         machine_line(machine),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
@@ -220,12 +225,12 @@ def run(arguments):
     chosen_measures = [measure for measure in measures.all_measures() if measure.row_names(arguments.only)]
     if arguments.list:
         names = [name for measure in chosen_measures for name in measure.row_names(arguments.only)]
-        print("\n".join(names + packet.row_names(arguments.only) + qos.row_names(arguments.only)))
+        print("\n".join(names + [name for kind in (packet, qos, routing) for name in kind.row_names(arguments.only)]))
         return
-    packets, shaped = packet.row_names(arguments.only), qos.row_names(arguments.only)
-    if not chosen_measures and not packets and not shaped:
+    packets, shaped, routed = (kind.row_names(arguments.only) for kind in (packet, qos, routing))
+    if not chosen_measures and not packets and not shaped and not routed:
         raise BenchError(f"no row's name matches '{arguments.only}'; `bench/run.py --list` prints them")
-    check_tools(arguments, chosen_measures, packets, shaped)
+    check_tools(arguments, chosen_measures, packets, shaped, routed)
     descriptors = raise_descriptor_limit()
     effort = choose_effort(arguments, descriptors)
     work = os.path.join(arguments.out, "run")
@@ -245,6 +250,7 @@ def run(arguments):
     binary = arguments.binary or os.path.join(arguments.build, "marchproxy-l3l4")
     packet.measure(arguments.build, binary, effort, arguments.only, results, say)
     qos.measure(arguments.build, binary, effort.runs, arguments.only, results, say)
+    routing.measure(arguments.build, binary, effort.runs, arguments.only, results, say)
     table = write_results(arguments.out, results, machine, subjects)
     print("\n" + table)
     say(f"the same in {os.path.join(arguments.out, 'results.json')}")

@@ -10,6 +10,7 @@
 #include "config/load.h"
 #include "config/options.h"
 #include "control/daemon.h"
+#include "gateways/gateways.h"
 #include "packet/plane.h"
 #include "simulation/command.h"
 #include "version.h"
@@ -79,9 +80,13 @@ int detach(const config::Sources& sources) {
     fmt::print("{}: {}\n", pin,
                removed->interfaces == 0 ? std::string("nothing was attached")
                                         : fmt::format("detached from {} interfaces", removed->interfaces));
-    for (const std::string& left : removed->left)
-        fmt::print(stderr, "marchproxy-l3l4 detach: {}\n", left);
-    return removed->left.empty() ? fine : failed;
+    std::vector<std::string> left = removed->left;
+    const auto gateways = gateways::remove_all();
+    if (!gateways.ok()) left.push_back(gateways.error());
+    if (gateways.ok() && *gateways > 0) fmt::print("rules and routes of {} gateways removed\n", *gateways);
+    for (const std::string& one : left)
+        fmt::print(stderr, "marchproxy-l3l4 detach: {}\n", one);
+    return left.empty() ? fine : failed;
 }
 
 }  // namespace

@@ -111,7 +111,8 @@ struct packet_endpoint {
     __u8 flags;                       // enum endpoint_flags
     __u32 dnat_service;               // whose replies come from here with the client's address; 0: none
     __u8 source_first, source_count;  // its part of source_addresses, for nat and as outer source of dsr
-    __u8 reserved[22];
+    __u8 reserved[6];
+    struct address gateway;  // the next hop; 0: as the routes say
 };
 ABI_ASSERT(sizeof(struct packet_endpoint) == 48, "");
 

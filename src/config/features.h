@@ -18,7 +18,7 @@ inline constexpr std::array features{
     Feature{"dsr", "direct server return", true},
     Feature{"qos", "shaping", true},
     Feature{"multicloud", "routing by measured paths", true},
-    Feature{"gateways", "leaving by a path's gateway", false},
+    Feature{"gateways", "leaving by a path's gateway", true},
     Feature{"tls", "TLS", false},
     Feature{"numa", "NUMA placement", false},
     Feature{"tracing", "exporting spans", false},

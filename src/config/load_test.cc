@@ -263,6 +263,13 @@ INSTANTIATE_TEST_SUITE_P(
         Row{"multicloud: { cost_book: costs.db }", "f:1:26: multicloud.cost_book: "},
         Row{"paths:\n- { name: a, cost_per_gb: -1 }", "f:2:27: paths[0].cost_per_gb: "},
         Row{"paths:\n- { name: a, cost_per_gb: .nan }", "f:2:27: paths[0].cost_per_gb: "},
+        Row{"paths:\n- { name: a, gateway: 127.0.0.1 }", "f:2:23: paths[0].gateway: is no address of a router"},
+        Row{"paths:\n- { name: a, gateway: 0.0.0.0 }", "f:2:23: paths[0].gateway: is no address of a router"},
+        Row{"paths:\n- { name: a, gateway: \"ff02::1\" }", "f:2:23: paths[0].gateway: is no address of a router"},
+        Row{"paths:\n- { name: a, gateway: \"fe80::1\" }", "f:2:23: paths[0].gateway: is a link-local address"},
+        Row{"paths:\n- { name: a, gateway: 10.0.0.1, source: \"2001:db8::1\" }",
+            "f:2:23: paths[0].gateway: is of another family than the path's source"},
+        Row{"paths:\n- { name: a, gateway: router }", "f:2:23: paths[0].gateway: "},
         Row{"paths:\n- { name: a, source: 0.0.0.0 }", "f:2:22: paths[0].source: is no address to speak from"},
         Row{service("qos: { rate: 1Gbps, guarantee: 2Gbps }"),
             "f:2:34: services[0].qos.guarantee: 2Gbps is more than the rate, 1Gbps"},
@@ -296,17 +303,16 @@ INSTANTIATE_TEST_SUITE_P(
 
 INSTANTIATE_TEST_SUITE_P(
     Features, Refused,
-    testing::Values(
-        Row{service("tls: { mode: terminate }"),
-            "f:2:10: services[0].tls.mode: TLS (tls) is not in this version (" MARCHPROXY_VERSION
-            "); remove the key or set it to "
-            "none\n"},
-        Row{"paths:\n- { name: a, gateway: 10.0.0.1 }", "f:2:14: paths[0].gateway: leaving by a path's gateway"},
-        Row{"numa: { enabled: yes }", "f:1:9: numa.enabled: NUMA placement (numa) is not"},
-        Row{"telemetry: { flows: { ipfix: \"a:1\" } }", "f:1:23: telemetry.flows.ipfix: IPFIX export (ipfix) is not"},
-        Row{"telemetry: { custom_metrics: [{}] }",
-            "f:1:14: telemetry.custom_metrics: metrics of one's own (custom_metrics) is not"},
-        Row{"manager: { url: \"http://a\" }", "f:1:12: manager.url: the manager (manager) is not"}));
+    testing::Values(Row{service("tls: { mode: terminate }"),
+                        "f:2:10: services[0].tls.mode: TLS (tls) is not in this version (" MARCHPROXY_VERSION
+                        "); remove the key or set it to "
+                        "none\n"},
+                    Row{"numa: { enabled: yes }", "f:1:9: numa.enabled: NUMA placement (numa) is not"},
+                    Row{"telemetry: { flows: { ipfix: \"a:1\" } }",
+                        "f:1:23: telemetry.flows.ipfix: IPFIX export (ipfix) is not"},
+                    Row{"telemetry: { custom_metrics: [{}] }",
+                        "f:1:14: telemetry.custom_metrics: metrics of one's own (custom_metrics) is not"},
+                    Row{"manager: { url: \"http://a\" }", "f:1:12: manager.url: the manager (manager) is not"}));
 
 TEST(Load, ServicesThatNameNoPolicyHaveThatOfMulticloud) {
     const auto policy_of = [](const std::string& multicloud, const std::string& routing) {

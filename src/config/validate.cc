@@ -100,6 +100,21 @@ void check_tariff(const Tariff& tariff, const Node& owner, const std::string& pa
     }
 }
 
+void check_gateway(const Path& path, const Node& owner, const std::string& key, Problems& problems) {
+    const Node* node = sound(owner, "gateway");
+    if (!node || !path.gateway) return;
+    const IpAddress& gateway = *path.gateway;
+    const bool link_local = !gateway.is_v4() && gateway.bytes[0] == 0xfe && (gateway.bytes[1] & 0xc0) == 0x80;
+    const bool multicast = gateway.is_v4() ? gateway.bytes[12] >= 224 : gateway.bytes[0] == 0xff;
+    if (gateway.is_unspecified() || gateway.is_loopback() || multicast)
+        problems.at_value(*node, key, "is no address of a router");
+    else if (link_local)
+        problems.at_value(
+            *node, key, "is a link-local address, which is another one on each link; name the router by a global one");
+    else if (path.source && path.source->is_v4() != gateway.is_v4())
+        problems.at_value(*node, key, "is of another family than the path's source");
+}
+
 // A budget of what does not exist would never be spent.
 void check_budgets(const Snapshot& snapshot, const Node& root, Problems& problems) {
     std::unordered_set<std::string_view> services, paths, providers, regions;
@@ -136,6 +151,7 @@ void check_paths(const Snapshot& snapshot, const Node& root, Problems& problems)
         names.add(node, i, snapshot.paths[i].name);
         check_tariff(snapshot.paths[i].cost_per_gb, node, fmt::format("paths[{}]", i), problems);
         check_location(node, fmt::format("paths[{}].location", i), "location", problems);
+        check_gateway(snapshot.paths[i], node, fmt::format("paths[{}].gateway", i), problems);
         const Node* source = sound(node, "source");
         if (source && snapshot.paths[i].source && snapshot.paths[i].source->is_unspecified())
             problems.at_value(*source, fmt::format("paths[{}].source", i),

@@ -163,7 +163,7 @@ class Daemon::Implementation final : public admin::View {
                                                   std::move(inherited_.sockets));
         packet_ = std::make_unique<packet::Plane>(*log_, *store_, *shapers_, endpoint_states_, workers);
         pilot_ = std::make_unique<Pilot>(*stream_, *packet_, endpoint_states_, *log_, [this] { mailbox_.wake(); });
-        publisher_ = std::make_unique<Publisher>(*shapers_, *stream_, *packet_, *pilot_, *log_, board_,
+        publisher_ = std::make_unique<Publisher>(gateways_, *shapers_, *stream_, *packet_, *pilot_, *log_, board_,
                                                  [this] { mailbox_.wake(); });
     }
 
@@ -240,10 +240,16 @@ class Daemon::Implementation final : public admin::View {
         if (!draining()) follow_settings();
         if (packet_->turn() && !draining()) publisher_->share_out_again();
         pilot_->turn(Clock::now());
+        follow_gateways();
         follow_successor();
         follow_drain();
         measure();
         beat();
+    }
+
+    void follow_gateways() {
+        gateways_.turn(Clock::now());
+        board_.note("gateways", gateways_.notes());
     }
 
     void wait() {
@@ -252,7 +258,7 @@ class Daemon::Implementation final : public admin::View {
                                            {successor_ ? successor_->ready_descriptor() : -1, POLLIN, 0}};
         for (const int descriptor : packet_->descriptors())
             descriptors.push_back({descriptor, POLLIN, 0});
-        TimePoint next = std::min({admin_retry_at_, beat_at_, packet_->due(), pilot_->due()});
+        TimePoint next = std::min({admin_retry_at_, beat_at_, packet_->due(), pilot_->due(), gateways_.due()});
         const SnapshotPointer running = board_.snapshot();
         if (running && running->settings.qos.enabled) next = std::min(next, measure_at_);
         if (successor_) next = std::min(next, successor_deadline_);
@@ -389,6 +395,7 @@ class Daemon::Implementation final : public admin::View {
         mailbox_.close(why + "; a reload has nothing to reach");
         drain_deadline_ = Clock::now() + board_.snapshot()->settings.drain_timeout;
         stream_->stop_accepting(handed_over);
+        handed_over_ = handed_over;
     }
 
     void follow_drain() {
@@ -406,6 +413,7 @@ class Daemon::Implementation final : public admin::View {
         pilot_.reset();
         stream_.reset();
         packet_.reset();
+        if (!handed_over_) gateways_.end();
     }
 
     // What qos shows as rates.
@@ -489,6 +497,7 @@ class Daemon::Implementation final : public admin::View {
 
     Mailbox mailbox_;
     Board board_;
+    bool handed_over_ = false;
     Snapshot at_start_;
     std::unique_ptr<telemetry::Log> log_;
     std::unique_ptr<flow::Store> store_;
@@ -496,6 +505,7 @@ class Daemon::Implementation final : public admin::View {
     routing::EndpointStates endpoint_states_;
     std::unique_ptr<stream::Plane> stream_;
     std::unique_ptr<packet::Plane> packet_;
+    gateways::Gateways gateways_;
     std::unique_ptr<Pilot> pilot_;
     std::unique_ptr<Publisher> publisher_;
 

@@ -31,14 +31,13 @@ std::optional<double> distance_of(const MulticloudSettings& settings, const Path
 }
 
 // A port of UDP tells nobody who asks by TCP whether it is open, but its host answers.
-probe::Target target_of(const ProbeSettings& settings, const Service& service, const ResolvedEndpoint& endpoint,
-                        const Path* path) {
+probe::Target target_of(const Snapshot& snapshot, const Service& service, const ResolvedEndpoint& endpoint) {
+    const ProbeSettings& settings = snapshot.settings.multicloud.probe;
     probe::Target target{.address = endpoint.address,
                          .settings = settings,
-                         .source = {},
+                         .egress = snapshot.egress(endpoint.path, endpoint.address.ip),
                          .host = to_string(endpoint.endpoint->address),
                          .path = endpoint.path};
-    if (path && path->source && path->source->is_v4() == endpoint.address.ip.is_v4()) target.source = path->source;
     if (settings.kind == ProbeKind::icmp) target.address.port = 0;
     if (settings.port) target.address.port = *settings.port;
     target.refusal_answers = service.protocol == Protocol::udp && settings.kind == ProbeKind::tcp && !settings.port;
@@ -103,13 +102,12 @@ Pilot::Steered Pilot::steered(const Chart& chart, const Service& service) const 
 
 Pilot::Candidate Pilot::candidate_of(const Chart& chart, const Service& service,
                                      const ResolvedEndpoint& endpoint) const {
-    const Path* path = endpoint.path.empty() ? nullptr : chart.snapshot->find_path(endpoint.path);
     return {.endpoint = to_string(endpoint.endpoint->address),
             .address = endpoint.address,
             .path = endpoint.path,
             .endpoint_text = std::make_shared<const std::string>(to_string(endpoint.endpoint->address)),
             .path_text = std::make_shared<const std::string>(endpoint.path),
-            .target = target_of(chart.snapshot->settings.multicloud.probe, service, endpoint, path)};
+            .target = target_of(*chart.snapshot, service, endpoint)};
 }
 
 routing::Course::Candidate Pilot::course_candidate(const Chart& chart, const Service& service,

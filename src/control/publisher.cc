@@ -17,9 +17,11 @@ std::set<HostPort> names_of(const Snapshot& snapshot) {
 
 }  // namespace
 
-Publisher::Publisher(qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet, Pilot& pilot,
-                     telemetry::Log& log, Board& board, std::function<void()> names_moved, ResolverOptions resolver)
-    : shapers_(shapers),
+Publisher::Publisher(gateways::Gateways& gateways, qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet,
+                     Pilot& pilot, telemetry::Log& log, Board& board, std::function<void()> names_moved,
+                     ResolverOptions resolver)
+    : gateways_(gateways),
+      shapers_(shapers),
       stream_(stream),
       packet_(packet),
       pilot_(pilot),
@@ -41,6 +43,10 @@ Result<void> Publisher::publish(Snapshot next) {
     if (needs_demo) (started ? started : demo_)->add_to(next);
 
     next.path_table = PathTable(next.paths);
+    std::set<IpAddress> gateways;
+    for (const Path& path : next.paths)
+        if (path.gateway) gateways.insert(*path.gateway);
+    next.gateway_marks = gateways_.follow(gateways);
     const auto names = names_of(next);
     auto resolution = resolver_.require(names, patience);
     const auto snapshot = std::make_shared<const Snapshot>(std::move(next));

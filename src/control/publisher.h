@@ -10,6 +10,7 @@
 #include "control/demo.h"
 #include "control/pilot.h"
 #include "control/resolver.h"
+#include "gateways/gateways.h"
 #include "packet/plane.h"
 #include "stream/plane.h"
 
@@ -21,8 +22,9 @@ class Publisher {
     static constexpr Duration patience = std::chrono::seconds(2);
 
     // `names_moved` runs on another thread and must only see to it that follow_names() is called.
-    Publisher(qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet, Pilot& pilot, telemetry::Log& log,
-              Board& board, std::function<void()> names_moved, ResolverOptions resolver = {});
+    Publisher(gateways::Gateways& gateways, qos::Shapers& shapers, stream::Plane& stream, packet::Plane& packet,
+              Pilot& pilot, telemetry::Log& log, Board& board, std::function<void()> names_moved,
+              ResolverOptions resolver = {});
 
     // All or nothing: after an error what ran before goes on.
     Result<void> publish(Snapshot next);
@@ -35,6 +37,7 @@ class Publisher {
   private:
     Result<void> share_out(const SnapshotPointer& snapshot, const Resolution& resolution);
 
+    gateways::Gateways& gateways_;
     qos::Shapers& shapers_;
     stream::Plane& stream_;
     packet::Plane& packet_;

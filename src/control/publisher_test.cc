@@ -66,7 +66,7 @@ class PublisherTest : public testing::Test {
     }
     void start() {
         publisher = std::make_unique<Publisher>(
-            shapers, plane, packet, pilot, log, board, [this] { moved = true; }, resolver);
+            gateways, shapers, plane, packet, pilot, log, board, [this] { moved = true; }, resolver);
     }
 
     static Snapshot with(const std::string& name, uint16_t port, const HostPort& endpoint) {
@@ -85,6 +85,7 @@ class PublisherTest : public testing::Test {
     std::atomic<bool> moved{false};
     telemetry::Log log{LogLevel::error, LogFormat::text, [](std::string_view) {}};
     flow::Store store{flow::StoreOptions{}};
+    gateways::Gateways gateways;
     qos::Shapers shapers{2};
     routing::EndpointStates endpoint_states;
     stream::Plane plane{1, log, store, shapers, endpoint_states};

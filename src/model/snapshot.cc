@@ -21,6 +21,17 @@ const Service* Snapshot::find_service(std::string_view name) const {
     return find_by_name(services, name);
 }
 
+Egress Snapshot::egress(const std::string& path, const IpAddress& endpoint) const {
+    const Path* by = path.empty() ? nullptr : find_path(path);
+    Egress egress;
+    if (!by) return egress;
+    if (by->source && by->source->is_v4() == endpoint.is_v4()) egress.source = by->source;
+    egress.gateway = by->gateway;
+    const auto mark = by->gateway ? gateway_marks.find(*by->gateway) : gateway_marks.end();
+    if (mark != gateway_marks.end() && by->gateway->is_v4() == endpoint.is_v4()) egress.mark = mark->second;
+    return egress;
+}
+
 Priority priority_of(const Service& service, const QosSettings& qos) {
     return service.qos.priority.value_or(qos.default_priority);
 }

@@ -4,12 +4,14 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "model/address.h"
+#include "model/egress.h"
 #include "model/names.h"
 #include "model/path_table.h"
 #include "model/units.h"
@@ -284,9 +286,14 @@ struct Snapshot {
     std::vector<Path> paths;
     std::vector<Service> services;
     PathTable path_table;  // of `paths`; made when the snapshot is published
+    // Of the paths' gateways, those that can be used, and by which mark; made then too.
+    std::map<IpAddress, uint32_t> gateway_marks;
 
     const Path* find_path(std::string_view name) const;
     const Service* find_service(std::string_view name) const;
+    // To an endpoint there by this path. A source or gateway of the other family is none; a gateway that is none of
+    // this machine's marks is impossible.
+    Egress egress(const std::string& path, const IpAddress& endpoint) const;
 };
 
 using SnapshotPointer = std::shared_ptr<const Snapshot>;

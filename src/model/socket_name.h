@@ -4,9 +4,10 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <optional>
 
-#include "model/address.h"
+#include "model/egress.h"
 
 namespace marchproxy {
 
@@ -26,6 +27,17 @@ inline bool speak_from(int descriptor, const IpAddress& source) {
     sockaddr_storage address;
     const socklen_t size = SocketAddress{source, 0}.to(address);
     return bind(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0;
+}
+
+// The same for all of how it is to leave.
+inline bool leave_by(int descriptor, const Egress& egress) {
+    if (!egress.is_possible()) {
+        errno = ENETUNREACH;
+        return false;
+    }
+    if (egress.mark != 0 && setsockopt(descriptor, SOL_SOCKET, SO_MARK, &egress.mark, sizeof egress.mark) != 0)
+        return false;
+    return !egress.source || speak_from(descriptor, *egress.source);
 }
 
 }  // namespace marchproxy

@@ -8,9 +8,9 @@
 
 #include <cerrno>
 
+#include "netlink/netlink.h"
 #include "packet/hook_ways.h"
 #include "packet/libbpf_messages.h"
-#include "packet/netlink.h"
 
 namespace marchproxy::packet::tc {
 

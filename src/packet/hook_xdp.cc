@@ -5,8 +5,8 @@
 
 #include <cerrno>
 
+#include "netlink/netlink.h"
 #include "packet/hook_ways.h"
-#include "packet/netlink.h"
 
 namespace marchproxy::packet::xdp {
 

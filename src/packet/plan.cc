@@ -203,6 +203,7 @@ void Planner::take_endpoint(const Service& service, const Target& target) {
     record.address = to_abi(target.address.ip);
     record.port_be = to_network(target.address.port);
     record.protocol = number_of(service.protocol);
+    if (target.gateway) record.gateway = to_abi(*target.gateway);
     record.flags |= target.lost ? abi::endpoint_dead : abi::endpoint_in_use;
     if (target.weight > 0 && target.up && !target.draining) record.flags |= abi::endpoint_takes;
     bool& answers = answers_[index];

@@ -86,8 +86,11 @@ Result<void> Plane::Implementation::write(Planned planned) {
     name_origins();
     count_services();
     std::set<IpAddress> endpoints;
-    for (const auto& [index, key] : indexes_.endpoints.owners())
-        endpoints.insert(key.address.ip);
+    for (const auto& [index, key] : indexes_.endpoints.owners()) {
+        const auto record = held_.endpoints.find(index);
+        const IpAddress gateway = record == held_.endpoints.end() ? IpAddress{} : from_abi(record->second.gateway);
+        endpoints.insert(gateway.is_unspecified() ? key.address.ip : gateway);
+    }
     neighbours_.keep(std::move(endpoints));
     return written;
 }
@@ -284,7 +287,7 @@ bool Plane::Implementation::addresses_moved() {
                 .sources = {},
                 .own = own_addresses()};
     find_sources(now);
-    return now.own != current_->own || now.sources.by_destination != current_->sources.by_destination;
+    return now.own != current_->own || now.sources.by_next_hop != current_->sources.by_next_hop;
 }
 
 // Whether others are to carry the services: an interface has come, or all are gone. Asked for again while it cannot be

@@ -57,11 +57,11 @@ void Plane::Implementation::find_sources(Subject& subject) const {
         if (path.source) subject.sources.by_path[path.name] = {*path.source};
     for (const Service& service : subject.snapshot->services) {
         if (!may_want(service)) continue;
-        for (const Target& target : targets_of(service, subject.resolution, subject.snapshot->path_table)) {
-            const IpAddress& ip = target.address.ip;
-            if (subject.sources.by_destination.contains(ip)) continue;
+        for (const Target& target : targets_of(service, subject.resolution, *subject.snapshot)) {
+            const IpAddress ip = target.gateway.value_or(target.address.ip);
+            if (subject.sources.by_next_hop.contains(ip)) continue;
             const auto hop = find_next_hop(ip);
-            if (hop.ok() && !hop->local && hop->source) subject.sources.by_destination.emplace(ip, *hop->source);
+            if (hop.ok() && !hop->local && hop->source) subject.sources.by_next_hop.emplace(ip, *hop->source);
         }
     }
 }
@@ -69,7 +69,7 @@ void Plane::Implementation::find_sources(Subject& subject) const {
 void Plane::Implementation::find_states(Subject& subject) const {
     for (const Service& service : subject.snapshot->services) {
         if (!may_want(service)) continue;
-        for (const Target& target : targets_of(service, subject.resolution, subject.snapshot->path_table))
+        for (const Target& target : targets_of(service, subject.resolution, *subject.snapshot))
             subject.states[{service.name, target.address}] =
                 endpoint_states_.of(service.name, target.address, target.path);
     }
@@ -81,7 +81,7 @@ Surroundings Plane::Implementation::surroundings_of(const Subject& subject) {
                         .resolution = subject.resolution,
                         .sources = subject.sources,
                         .own = subject.own,
-                        .paths = &subject.snapshot->path_table,
+                        .snapshot = subject.snapshot.get(),
                         .unavailable = refused_,
                         .no_queues = no_queues_};
     const auto& services = subject.snapshot->services;
@@ -232,7 +232,7 @@ Result<void> Plane::Implementation::take_over(const Subject& subject) {
 // --- the plan ------------------------------------------------------------------------------------------------------
 
 std::vector<Target> Plane::Implementation::targets_now(const Service& service, const Subject& subject) const {
-    std::vector<Target> targets = targets_of(service, subject.resolution, subject.snapshot->path_table);
+    std::vector<Target> targets = targets_of(service, subject.resolution, *subject.snapshot);
     for (Target& target : targets)
         if (const auto state = subject.states.find({service.name, target.address}); state != subject.states.end()) {
             target.draining = state->second->draining();

@@ -89,8 +89,8 @@ Reason by_families(const Service& service, const Surroundings& around) {
 }
 
 std::vector<Target> targets_in(const Service& service, const Surroundings& around) {
-    static const PathTable none;
-    return targets_of(service, around.resolution, around.paths ? *around.paths : none);
+    static const Snapshot none;
+    return targets_of(service, around.resolution, around.snapshot ? *around.snapshot : none);
 }
 
 Reason by_endpoints(const Service& service, const Surroundings& around) {

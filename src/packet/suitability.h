@@ -17,11 +17,11 @@ struct Surroundings {
     const Settings* settings;
     Resolution resolution;
     SourceAddresses sources;
-    std::set<IpAddress> own{};         // the machine's addresses
-    const PathTable* paths = nullptr;  // the snapshot's; null: none lead by their destinations
-    std::string unavailable;           // why this machine has no packet plane; empty: it has
-    std::string no_queues{};           // why packets cannot wait for their turn in it; empty: they can, or may
-    std::string unattached{};          // why none of its interfaces has the programs now; empty: one has, or may have
+    std::set<IpAddress> own{};           // the machine's addresses
+    const Snapshot* snapshot = nullptr;  // whose paths count; null: there are none
+    std::string unavailable;             // why this machine has no packet plane; empty: it has
+    std::string no_queues{};             // why packets cannot wait for their turn in it; empty: they can, or may
+    std::string unattached{};            // why none of its interfaces has the programs now; empty: one has, or may have
 };
 
 // What keeps the service from it, looked at alone. A name that has not resolved yet is no reason: it is an endpoint

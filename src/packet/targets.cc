@@ -5,12 +5,15 @@
 
 namespace marchproxy::packet {
 
-std::vector<Target> targets_of(const Service& service, const Resolution& resolution, const PathTable& paths) {
+std::vector<Target> targets_of(const Service& service, const Resolution& resolution, const Snapshot& snapshot) {
     std::vector<Target> targets;
     std::set<SocketAddress> seen;
-    for (const auto& [endpoint, address, path] : resolved_endpoints(service, resolution, paths))
+    for (const auto& [endpoint, address, path] : resolved_endpoints(service, resolution, snapshot.path_table))
         if (address.ip.is_v4() == service.listen.ip.is_v4() && seen.insert(address).second)
-            targets.push_back({.address = address, .path = path, .weight = endpoint->weight});
+            targets.push_back({.address = address,
+                               .path = path,
+                               .gateway = snapshot.egress(path, address.ip).gateway,
+                               .weight = endpoint->weight});
     return targets;
 }
 
@@ -29,7 +32,8 @@ std::vector<IpAddress> SourceAddresses::towards(const Target& target) const {
     std::vector<IpAddress> found;
     if (const auto of_path = by_path.find(target.path); of_path != by_path.end())
         append(of_path->second, same_family, found);
-    if (const auto route = by_destination.find(target.address.ip); found.empty() && route != by_destination.end())
+    if (const auto route = by_next_hop.find(target.gateway.value_or(target.address.ip));
+        found.empty() && route != by_next_hop.end())
         found.push_back(route->second);
     if (found.empty()) append(general, same_family, found);
     return found;
@@ -39,7 +43,7 @@ std::vector<IpAddress> SourceAddresses::all() const {
     const auto any = [](const IpAddress&) { return true; };
     std::vector<IpAddress> found;
     append(general, any, found);
-    for (const auto& [destination, source] : by_destination)
+    for (const auto& [destination, source] : by_next_hop)
         append({source}, any, found);
     for (const auto& [path, addresses] : by_path)
         append(addresses, any, found);

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "abi/packet.h"
-#include "packet/netlink.h"
+#include "netlink/netlink.h"
 
 namespace marchproxy::packet {
 

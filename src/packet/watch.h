@@ -13,7 +13,7 @@
 #include "model/address.h"
 #include "model/descriptor.h"
 #include "model/result.h"
-#include "packet/netlink.h"
+#include "netlink/netlink.h"
 #include "packet/vlans.h"
 
 namespace marchproxy::packet {

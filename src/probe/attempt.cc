@@ -127,6 +127,12 @@ Begun failed_with(int error) {
     return {nullptr, outcome_of(error)};
 }
 
+std::string why_not_by(const Egress& egress, int error) {
+    if (!egress.is_possible()) return fmt::format("the gateway {} cannot be used", to_string(*egress.gateway));
+    return egress.source ? fmt::format("cannot speak from {}: {}", to_string(*egress.source), strerror(error))
+                         : fmt::format("cannot leave by {}: {}", to_string(*egress.gateway), strerror(error));
+}
+
 }  // namespace
 
 WallTime came_at(const msghdr& message) {
@@ -172,9 +178,7 @@ Begun begin_attempt(const Target& target, uint64_t token, TimePoint now) {
         attempt = std::make_unique<HttpAttempt>(descriptor, now, target);
     else
         attempt = std::make_unique<TcpAttempt>(descriptor, now, target);
-    if (target.source && !speak_from(descriptor, *target.source))
-        return {nullptr,
-                Outcome::failed(fmt::format("cannot speak from {}: {}", to_string(*target.source), strerror(errno)))};
+    if (!leave_by(descriptor, target.egress)) return {nullptr, Outcome::failed(why_not_by(target.egress, errno))};
     if (tcp) {
         // Closed by a reset: thousands of probes a second are not to leave as many ports in TIME_WAIT.
         const linger abort{.l_onoff = 1, .l_linger = 0};

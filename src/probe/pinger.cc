@@ -52,22 +52,39 @@ void hear_replies_only(int descriptor, bool v4) {
     setsockopt(descriptor, IPPROTO_ICMPV6, ICMP6_FILTER, &filter, sizeof filter);
 }
 
-// Puts the source address into a message's control data (ip(7), ipv6(7)).
-void speak_from(msghdr& message, const IpAddress& source) {
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    if (source.is_v4()) {
+// A message's control data, one piece after the other.
+class Control {
+  public:
+    explicit Control(msghdr& message) : message_(message), next_(CMSG_FIRSTHDR(&message)) {
+        message.msg_controllen = 0;
+    }
+
+    template <class T>
+    void add(int level, int type, const T& value) {
+        *next_ = {.cmsg_len = CMSG_LEN(sizeof value), .cmsg_level = level, .cmsg_type = type};
+        std::memcpy(CMSG_DATA(next_), &value, sizeof value);
+        message_.msg_controllen += CMSG_SPACE(sizeof value);
+        next_ = reinterpret_cast<cmsghdr*>(reinterpret_cast<char*>(next_) + CMSG_SPACE(sizeof value));
+    }
+
+  private:
+    msghdr& message_;
+    cmsghdr* next_;
+};
+
+// The same as leave_by() for this message alone (ip(7), ipv6(7), socket(7)).
+void leave_by(Control& control, const Egress& egress) {
+    if (egress.mark != 0) control.add(SOL_SOCKET, SO_MARK, egress.mark);
+    if (!egress.source) return;
+    if (egress.source->is_v4()) {
         in_pktinfo info{};
-        std::memcpy(&info.ipi_spec_dst, source.bytes.data() + 12, 4);
-        *header = {.cmsg_len = CMSG_LEN(sizeof info), .cmsg_level = IPPROTO_IP, .cmsg_type = IP_PKTINFO};
-        std::memcpy(CMSG_DATA(header), &info, sizeof info);
-        message.msg_controllen = CMSG_SPACE(sizeof info);
+        std::memcpy(&info.ipi_spec_dst, egress.source->bytes.data() + 12, 4);
+        control.add(IPPROTO_IP, IP_PKTINFO, info);
         return;
     }
     in6_pktinfo info{};
-    std::memcpy(&info.ipi6_addr, source.bytes.data(), 16);
-    *header = {.cmsg_len = CMSG_LEN(sizeof info), .cmsg_level = IPPROTO_IPV6, .cmsg_type = IPV6_PKTINFO};
-    std::memcpy(CMSG_DATA(header), &info, sizeof info);
-    message.msg_controllen = CMSG_SPACE(sizeof info);
+    std::memcpy(&info.ipi6_addr, egress.source->bytes.data(), 16);
+    control.add(IPPROTO_IPV6, IPV6_PKTINFO, info);
 }
 
 }  // namespace
@@ -104,7 +121,8 @@ Pinger::~Pinger() {
     if (descriptor_ >= 0) close(descriptor_);
 }
 
-int Pinger::send(const IpAddress& to, const std::optional<IpAddress>& source, uint64_t token) {
+int Pinger::send(const IpAddress& to, const Egress& egress, uint64_t token) {
+    if (!egress.is_possible()) return ENETUNREACH;
     Echo echo{.type = static_cast<uint8_t>(v4_ ? ICMP_ECHO : ICMP6_ECHO_REQUEST),
               .code = 0,
               .checksum = 0,
@@ -114,7 +132,7 @@ int Pinger::send(const IpAddress& to, const std::optional<IpAddress>& source, ui
     if (v4_) echo.checksum = checksum_of(echo);
     sockaddr_storage address;
     const socklen_t size = SocketAddress{to, 0}.to(address);
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(in6_pktinfo))> control{};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(in6_pktinfo)) + CMSG_SPACE(sizeof egress.mark)> control{};
     iovec piece{&echo, sizeof echo};
     msghdr message{.msg_name = &address,
                    .msg_namelen = size,
@@ -123,10 +141,8 @@ int Pinger::send(const IpAddress& to, const std::optional<IpAddress>& source, ui
                    .msg_control = control.data(),
                    .msg_controllen = control.size(),
                    .msg_flags = 0};
-    if (source)
-        speak_from(message, *source);
-    else
-        message.msg_controllen = 0;
+    Control pieces(message);
+    leave_by(pieces, egress);
     return sendmsg(descriptor_, &message, 0) < 0 ? errno : 0;
 }
 

@@ -9,7 +9,7 @@
 #include <optional>
 #include <string>
 
-#include "model/address.h"
+#include "model/egress.h"
 #include "model/result.h"
 #include "model/units.h"
 
@@ -24,7 +24,7 @@ class Pinger {
 
     int descriptor() const { return descriptor_; }
     // Returns errno, 0 when it is on its way. `token` comes back with the answer.
-    int send(const IpAddress& to, const std::optional<IpAddress>& source, uint64_t token);
+    int send(const IpAddress& to, const Egress& egress, uint64_t token);
     // Answers that have come, at most so many as one turn may take. Anybody can send anything here: who it was and what
     // token it had is the caller's to check. `came` is the kernel's time stamp: no delay of this thread is in it.
     void receive(const std::function<void(const IpAddress& from, uint64_t token, WallTime came)>& answered);

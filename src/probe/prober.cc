@@ -203,7 +203,7 @@ void Prober::Worker::begin_echo(Entry& entry) {
     while (echoes_.contains(token))
         token = random_();
     entry.sent_at = std::chrono::system_clock::now();
-    if (const int error = by->send(ip, entry.target.source, token); error != 0) return end(entry, outcome_of(error));
+    if (const int error = by->send(ip, entry.target.egress, token); error != 0) return end(entry, outcome_of(error));
     entry.echo = token;
     echoes_.emplace(token, &entry);
     timers_.arm(entry, entry.sent + entry.target.settings.timeout);

@@ -79,7 +79,7 @@ void probe_all(benchmark::State& state, ProbeKind kind) {
         probe::Target target{
             .address = {IpAddress::v4(0x7f010001 + i), kind == ProbeKind::icmp ? uint16_t{0} : peer.port()},
             .settings = {},
-            .source = {},
+            .egress = {},
             .host = "a.example",
             .path = {}};
         target.settings.kind = kind;

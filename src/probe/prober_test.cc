@@ -92,7 +92,7 @@ uint16_t closed_port() {
 
 struct ProberTest : testing::Test {
     Target target(ProbeKind kind, const SocketAddress& address) {
-        Target target{.address = address, .settings = {}, .source = {}, .host = "a.example", .path = "wan"};
+        Target target{.address = address, .settings = {}, .egress = {}, .host = "a.example", .path = "wan"};
         target.settings.kind = kind;
         target.settings.interval = 100ms;
         target.settings.timeout = 80ms;
@@ -257,7 +257,7 @@ TEST(Attempt, WhatThisMachineCannotSendIsNoSignOfTheTarget) {
 TEST_F(ProberTest, APathWhoseSourceIsNotHereIsDown) {
     Served server(SOCK_STREAM, accept_and_close);
     Target asked = target(ProbeKind::tcp, server.address());
-    asked.source = IpAddress::v4(0x0b0b0b0b);  // nobody's here
+    asked.egress.source = IpAddress::v4(0x0b0b0b0b);  // nobody's here
     follow({asked});
     EXPECT_TRUE(falls());
     EXPECT_THAT(problem(), HasSubstr("cannot speak from 11.11.11.11"));
@@ -272,7 +272,7 @@ TEST_F(ProberTest, ProbesComeFromTheSource) {
         from = ntohl(peer.sin_addr.s_addr);
     });
     Target asked = target(ProbeKind::tcp, server.address());
-    asked.source = IpAddress::v4(0x7f000009);
+    asked.egress.source = IpAddress::v4(0x7f000009);
     follow({asked});
     EXPECT_TRUE(eventually([&] { return from == 0x7f000009; }));
 }

@@ -122,17 +122,15 @@ std::shared_ptr<EndpointRuntime> Plane::Implementation::endpoint_of(const Servic
                                                           .policy = service.routing.policy});
     std::weak_ptr<EndpointRuntime>& known = endpoints[{service.name, address, path}];
     std::shared_ptr<EndpointRuntime> runtime = known.lock();
-    const Path* by = path.empty() ? nullptr : snapshot->find_path(path);
-    std::optional<IpAddress> source = by ? by->source : std::nullopt;
-    if (source && source->is_v4() != address.ip.is_v4()) source.reset();
-    const bool same = runtime && runtime->source == source && runtime->origin->endpoint == origin->endpoint &&
+    const Egress egress = snapshot->egress(path, address.ip);
+    const bool same = runtime && runtime->egress == egress && runtime->origin->endpoint == origin->endpoint &&
                       runtime->origin->policy == origin->policy && runtime->origin->priority == origin->priority &&
                       runtime->origin->protocol == origin->protocol;
     if (same) return runtime;
     auto fresh = std::make_shared<EndpointRuntime>();
     fresh->origin = std::move(origin);
     fresh->address = address;
-    fresh->source = source;
+    fresh->egress = egress;
     fresh->path = path_of(state, path);
     fresh->state = endpoint_states.of(service.name, address, path);
     known = fresh;

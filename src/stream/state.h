@@ -53,7 +53,7 @@ struct PathState {
 struct EndpointRuntime {
     std::shared_ptr<const flow::Origin> origin;
     SocketAddress address;
-    std::optional<IpAddress> source;  // that it is spoken to from; none: what the routes prefer
+    Egress egress;
     std::shared_ptr<PathState> path;
     std::shared_ptr<routing::EndpointState> state;  // never null
     std::atomic<int> last_error{0};                 // errno of the latest failed connect; 0 after a success

@@ -174,11 +174,14 @@ int TcpProxy::start_attempt(Connection& connection) {
     send_at_once(descriptor);
     if (connection.dscp) mark(descriptor, connection.endpoint->address.ip.is_v4(), connection.dscp);
     if (connection.service->service().mss) limit_segments(descriptor, connection.service->service());
-    if (connection.endpoint->source && !speak_from(descriptor, *connection.endpoint->source)) {
-        context_.log.limited(LogLevel::error, "source " + connection.endpoint->path->name,
-                             "a path's source cannot be spoken from",
+    const Egress& egress = connection.endpoint->egress;
+    if (!leave_by(descriptor, egress)) {
+        const auto text = [](const auto& address) { return address ? to_string(*address) : std::string(); };
+        context_.log.limited(LogLevel::error, "egress " + connection.endpoint->path->name,
+                             "connections cannot leave as a path says",
                              {{"path", connection.endpoint->path->name},
-                              {"source", to_string(*connection.endpoint->source)},
+                              {"source", text(egress.source)},
+                              {"gateway", text(egress.gateway)},
                               {"error", strerror(errno)}});
         close(descriptor);
         return ENETUNREACH;  // the path is not to be had

@@ -125,9 +125,9 @@ int UdpProxy::connect_to(const EndpointRuntime& endpoint, bool marks) {
     set_option(descriptor, SOL_SOCKET, SO_SNDBUF, buffer_bytes);
     DatagramBatch::enable_runs(descriptor);
     if (marks) report_marks(descriptor, endpoint.address.ip.is_v4(), true);
-    const bool speaks = !endpoint.source || speak_from(descriptor, *endpoint.source);
-    if (speaks && connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0) return descriptor;
-    const int error = speaks ? errno : ENETUNREACH;
+    const bool leaves = leave_by(descriptor, endpoint.egress);
+    if (leaves && connect(descriptor, reinterpret_cast<const sockaddr*>(&address), size) == 0) return descriptor;
+    const int error = leaves ? errno : ENETUNREACH;
     close(descriptor);
     errno = error;
     return -1;

@@ -103,12 +103,12 @@ class World(proxy.ProxyTest):
         with inside(self.server):
             return self.keep(make())
 
-    def begin(self, *services, **options):
+    def begin(self, *services, wait="/readyz", **options):
         running = NamespacedProxy(list(services), **options)
         running.namespace = self.middle
         self.started.append(running)
         self.addCleanup(self._end, running)
-        return running.start()
+        return running.start(wait)
 
     def dial(self, target, timeout=10, source=None):
         with inside(self.client):

@@ -63,6 +63,7 @@ inlined int towards(const struct packet_service* service, const struct packet* p
     d->endpoint = chosen->endpoint;
     d->direction = direction_up;
     d->to.destination = endpoint->address;
+    d->to.gateway = endpoint->gateway;
     if (unlikely(is_dsr(service))) return within_tunnel(service, endpoint, p, d);
     d->to.destination_port_be = endpoint->port_be;
     d->to.source = p->source;

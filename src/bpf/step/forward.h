@@ -13,6 +13,7 @@ struct rewriting {
     __u8 tunnel;  // enum packet_forwarding, one of dsr's: these are the outer header's, around the packet; else 0
     __u8 marks;   // whether the packet is marked, with
     __u8 dscp;
+    struct address gateway;  // the next hop; 0: as the routes say
 };
 
 // Marks a packet in place. ECN's two bits stay what they are. IPv4: the checksum's difference.
@@ -148,6 +149,18 @@ inlined __u32 interface_to(enum hook hook, const struct next_hop* hop) {
     return hook == hook_xdp ? hop->xdp_interface : hop->interface;
 }
 
+inlined bool has_gateway(const struct rewriting* to) {
+    return (to->gateway.word[0] | to->gateway.word[1]) != 0;
+}
+
+// A gateway is a neighbour: what another router would be asked for does not leave by it.
+inlined bool leaves_by_gateway(const struct packet* p, const struct rewriting* to,
+                               const struct bpf_fib_lookup* answer) {
+    if (!has_gateway(to)) return true;
+    const struct address next = p->v6 ? address_of((const struct in6_addr*)answer->ipv6_dst) : mapped(answer->ipv4_dst);
+    return same_address(&next, &to->gateway);
+}
+
 // Asked as the machine itself would ask, from the loopback interface: the kernel answers only where the interface given
 // is one that forwards, and the others need not, so that the machine does not become a router for everybody. User space
 // sets net.ipv4.conf.lo.forwarding and net.ipv6.conf.lo.forwarding to 1.
@@ -158,14 +171,16 @@ inlined enum hop_state ask_routes(void* context, enum hook hook, const struct pa
     question.ifindex = loopback;
     question.l4_protocol = p->protocol;
     question.tot_len = 1;  // any, so that the way's MTU comes back
+    const struct address* towards = unlikely(has_gateway(to)) ? &to->gateway : &to->destination;
     if (p->v6) {
         write_address((struct in6_addr*)question.ipv6_src, &to->source);
-        write_address((struct in6_addr*)question.ipv6_dst, &to->destination);
+        write_address((struct in6_addr*)question.ipv6_dst, towards);
     } else {
         question.ipv4_src = unmapped(&to->source);
-        question.ipv4_dst = unmapped(&to->destination);
+        question.ipv4_dst = unmapped(towards);
     }
     const long answer = bpf_fib_lookup(context, &question, sizeof(question), 0);
+    if (!leaves_by_gateway(p, to, &question)) return hop_none;
     if (answer == BPF_FIB_LKUP_RET_NO_NEIGH) ask_for_neighbour(hook, hop, &question);
     if (answer != BPF_FIB_LKUP_RET_SUCCESS) return answer == BPF_FIB_LKUP_RET_NO_NEIGH ? hop_unresolved : hop_none;
     leave_by(hop, question.ifindex);

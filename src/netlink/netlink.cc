@@ -1,4 +1,4 @@
-#include "packet/netlink.h"
+#include "netlink/netlink.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <chrono>
 
-namespace marchproxy::packet::netlink {
+namespace marchproxy::netlink {
 
 namespace {
 
@@ -69,7 +69,8 @@ Request::Request(uint16_t type, uint16_t flags) {
     nlmsghdr header{};
     header.nlmsg_type = type;
     header.nlmsg_flags = flags | NLM_F_REQUEST;
-    if ((flags & NLM_F_DUMP) == 0) header.nlmsg_flags |= NLM_F_ACK;
+    // Two bits, of which NLM_F_EXCL shares one.
+    if ((flags & NLM_F_DUMP) != NLM_F_DUMP) header.nlmsg_flags |= NLM_F_ACK;
     append(header);
 }
 
@@ -146,4 +147,4 @@ Result<Descriptor> subscribe(std::span<const unsigned> groups) {
     return socket;
 }
 
-}  // namespace marchproxy::packet::netlink
+}  // namespace marchproxy::netlink

@@ -1,4 +1,4 @@
-// The kernel's routing socket (rtnetlink(7)) in the little that this room needs: requests are appended, replies are
+// The kernel's routing socket (rtnetlink(7)) in the little that the proxy needs: requests are appended, replies are
 // read with cursors that check every length, so that a short or hostile message ends the reading and nothing else.
 #pragma once
 
@@ -17,7 +17,7 @@
 #include "model/descriptor.h"
 #include "model/result.h"
 
-namespace marchproxy::packet::netlink {
+namespace marchproxy::netlink {
 
 using Bytes = std::span<const std::byte>;
 
@@ -109,4 +109,4 @@ Answer ask(Request& request);
 // Joined to `groups` (RTNLGRP_*), non-blocking. Error: the kernel grants no such socket.
 Result<Descriptor> subscribe(std::span<const unsigned> groups);
 
-}  // namespace marchproxy::packet::netlink
+}  // namespace marchproxy::netlink
