@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """One outage, or one look at what checks cost, in the network namespace that this process is in; one line of JSON.
     routing_case.py SUBJECT killed|dark|dark-10ms|checks PROGRAM
-Four endpoints at 127.0.0.11 to 14, new connections by eight threads; after a second the second endpoint is killed, or what
+Four endpoints at 127.0.0.11 to 14, some 1,000 new connections a second; after a while the second endpoint is killed, or what
 is sent to it vanishes. Told is how long after that the last new connection was tried there, what clients noticed, and how
 long the slowest waited."""
 
 import contextlib
 import json
 import os
+import random
 import resource
 import socket
 import struct
@@ -20,7 +21,7 @@ import time
 ENDPOINTS = [f"127.0.0.{11 + i}" for i in range(4)]
 VICTIM = ENDPOINTS[1]
 PORT, LISTEN, MANY = 8000, 9000, 5000
-THREADS, BEFORE, AFTER = 8, 1.0, 3.0
+THREADS, PAUSE, BEFORE, AFTER = 400, 0.4, 1.5, 3.0  # so that who waits in the dark leaves enough others
 LONGEST = 60
 NGINX_STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
@@ -56,6 +57,13 @@ def hang_up_on_all(listener):
     while True:
         connection, _ = listener.accept()
         connection.close()
+
+
+def connects():
+    """Of this namespace so far."""
+    with open("/proc/net/snmp", encoding="utf-8") as file:
+        names, values = (line.split() for line in file if line.startswith("Tcp:"))
+    return int(values[names.index("ActiveOpens")])
 
 
 class Arrivals:
@@ -102,6 +110,7 @@ class Clients:
                 self.errors += error
                 self.answers += not error
                 self.slowest = max(self.slowest, took)
+            time.sleep(PAUSE * random.uniform(0.5, 1.5))
 
     def stop(self):
         self.over = True
@@ -147,8 +156,8 @@ def nginx(_outage):
     return "nginx.conf", f"""load_module {NGINX_STREAM_MODULE};
 daemon off;
 master_process off;
-error_log /dev/null;
-pid /dev/null;
+error_log stderr crit;
+pid nginx.pid;
 events {{ worker_connections 20000; }}
 stream {{
     upstream web {{ {servers} }}
@@ -236,9 +245,10 @@ listen web
                 fields = stream.read().rsplit(")", 1)[1].split()
             return (int(fields[11]) + int(fields[12])) / ticks
 
-        before, began = cpu(), time.monotonic()
+        before, began, count = cpu(), time.monotonic(), connects()
         time.sleep(4)
-        return {"cores": round((cpu() - before) / (time.monotonic() - began), 3)}
+        took = time.monotonic() - began
+        return {"cores": round((cpu() - before) / took, 3), "rate": round((connects() - count) / took)}
 
 
 def main():

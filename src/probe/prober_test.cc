@@ -271,10 +271,22 @@ TEST_F(ProberTest, ProbesComeFromTheSource) {
         close(accept(listener, reinterpret_cast<sockaddr*>(&peer), &size));
         from = ntohl(peer.sin_addr.s_addr);
     });
-    Target asked = target(ProbeKind::tcp, server.address());
+    Target asked = target(ProbeKind::http, server.address());
     asked.egress.source = IpAddress::v4(0x7f000009);
     follow({asked});
     EXPECT_TRUE(eventually([&] { return from == 0x7f000009; }));
+}
+
+TEST_F(ProberTest, ATcpProbeIsNoConnectionToAccept) {
+    std::atomic<int> accepted{0};
+    Served server(SOCK_STREAM, [&](int listener) {
+        close(accept(listener, nullptr, nullptr));
+        ++accepted;
+    });
+    follow({target(ProbeKind::tcp, server.address())});
+    ASSERT_TRUE(answers());
+    std::this_thread::sleep_for(500ms);
+    EXPECT_EQ(accepted, 0);
 }
 
 TEST_F(ProberTest, WhatIsKnownStaysKnownAndWhatIsLeftIsTakenToBeThere) {
