@@ -37,6 +37,13 @@ bool shown(const telemetry::ServiceStatus& service, const Snapshot* snapshot) {
            (snapshot != nullptr && snapshot->find_service(service.name) != nullptr);
 }
 
+std::unordered_map<std::string, PathReading> readings_by_path(const View& view) {
+    std::unordered_map<std::string, PathReading> readings;
+    for (PathReading& reading : view.path_readings())
+        readings.emplace(reading.path, std::move(reading));
+    return readings;
+}
+
 PathHealth path_health(const Status& status, const std::string& path) {
     PathHealth health{.draining = true};
     for (const telemetry::ServiceStatus& service : status.services) {

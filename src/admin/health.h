@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "admin/view.h"
@@ -22,6 +23,8 @@ struct PathHealth {
     uint64_t active_connections = 0, received_bytes = 0, sent_bytes = 0;
 };
 PathHealth path_health(const Status& status, const std::string& path);
+
+std::unordered_map<std::string, PathReading> readings_by_path(const View& view);
 
 // Why the proxy should get no new traffic, in words; empty: it is ready.
 std::vector<std::string> not_ready_because(const ProcessStatus& process, const Status& status,

@@ -129,6 +129,7 @@ Json path_json(const Path& path, const PathHealth& health, const PathReading& re
             {"draining", health.draining || reading.draining},
             {"rtt_seconds", seconds_or_null(reading.round_trip)},
             {"least_rtt_seconds", seconds_or_null(reading.least)},
+            {"traffic_rtt_seconds", seconds_or_null(reading.traffic_round_trip)},
             {"jitter_seconds", seconds_or_null(reading.jitter)},
             {"loss_ratio", or_null(reading.loss_ratio)},
             {"cost_per_gb", or_null(reading.bill.price)},
@@ -274,9 +275,7 @@ Json paths_json(const View& view, const Snapshot* snapshot) {
     Json result = Json::array();
     if (snapshot == nullptr) return result;
     const Status status = view.status();
-    std::unordered_map<std::string, PathReading> readings;
-    for (PathReading& reading : view.path_readings())
-        readings.emplace(reading.path, std::move(reading));
+    std::unordered_map<std::string, PathReading> readings = readings_by_path(view);
     for (const Path& path : snapshot->paths)
         result.push_back(path_json(path, path_health(status, path.name), readings[path.name]));
     return result;
@@ -290,6 +289,7 @@ Json explanation_json(const Explanation& explanation) {
                               {"resolved", candidate.address},
                               {"up", candidate.up},
                               {"rtt_seconds", seconds_or_null(candidate.round_trip)},
+                              {"traffic_rtt_seconds", seconds_or_null(candidate.traffic_round_trip)},
                               {"loss_ratio", candidate.loss_ratio},
                               {"cost_per_gb", or_null(candidate.cost_per_gb)},
                               {"distance_km", or_null(candidate.distance)},

@@ -129,15 +129,15 @@ void fill_bill(MetricSet& set, const Path& path, const costs::PathBill& bill) {
 }
 
 void fill_paths(MetricSet& set, const View& view, const Status& status, const Snapshot& snapshot) {
-    std::unordered_map<std::string, PathReading> readings;
-    for (PathReading& reading : view.path_readings())
-        readings.emplace(reading.path, std::move(reading));
+    std::unordered_map<std::string, PathReading> readings = readings_by_path(view);
     for (const Path& path : snapshot.paths) {
         const PathHealth health = path_health(status, path.name);
         const MetricSet::Labels labels{path.name, path.provider, path.region};
         if (health.known) set.add(Metric::marchproxy_path_up, labels, health.up);
         const PathReading& reading = readings[path.name];
         if (reading.round_trip) set.add(Metric::marchproxy_path_rtt_seconds, labels, seconds(*reading.round_trip));
+        if (reading.traffic_round_trip)
+            set.add(Metric::marchproxy_path_traffic_rtt_seconds, labels, seconds(*reading.traffic_round_trip));
         if (reading.jitter) set.add(Metric::marchproxy_path_jitter_seconds, labels, seconds(*reading.jitter));
         if (reading.loss_ratio) set.add(Metric::marchproxy_path_loss_ratio, labels, *reading.loss_ratio);
         fill_bill(set, path, reading.bill);

@@ -52,6 +52,7 @@ TEST_F(ServerTest, TellsWhatIsMeasuredOfPaths) {
                       .round_trip = std::chrono::milliseconds(80),
                       .least = std::chrono::milliseconds(70),
                       .jitter = std::chrono::milliseconds(2),
+                      .traffic_round_trip = std::chrono::milliseconds(90),
                       .loss_ratio = 0.25,
                       .score = 0.08,
                       .changed = WallTime{std::chrono::seconds(1'000'000)},
@@ -62,6 +63,7 @@ TEST_F(ServerTest, TellsWhatIsMeasuredOfPaths) {
     EXPECT_EQ(path["rtt_seconds"], 0.08);
     EXPECT_EQ(path["least_rtt_seconds"], 0.07);
     EXPECT_EQ(path["jitter_seconds"], 0.002);
+    EXPECT_EQ(path["traffic_rtt_seconds"], 0.09);
     EXPECT_EQ(path["loss_ratio"], 0.25);
     EXPECT_EQ(path["score"], 0.08);
     EXPECT_EQ(path["last_change"], "1970-01-12T13:46:40.000Z");
@@ -70,6 +72,7 @@ TEST_F(ServerTest, TellsWhatIsMeasuredOfPaths) {
     const std::string metrics = get("/metrics")->body;
     const std::string labels = "{path=\"aws-us-east-1\",provider=\"aws\",region=\"us-east-1\"}";
     EXPECT_THAT(metrics, HasSubstr("marchproxy_path_rtt_seconds" + labels + " 0.08"));
+    EXPECT_THAT(metrics, HasSubstr("marchproxy_path_traffic_rtt_seconds" + labels + " 0.09"));
     EXPECT_THAT(metrics, HasSubstr("marchproxy_path_jitter_seconds" + labels + " 0.002"));
     EXPECT_THAT(metrics, HasSubstr("marchproxy_path_loss_ratio" + labels + " 0.25"));
 }

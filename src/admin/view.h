@@ -52,10 +52,11 @@ struct PathReading {
     bool draining = false;
     std::optional<Duration> round_trip, least;  // of the nearest of them
     std::optional<Duration> jitter;
-    std::optional<double> loss_ratio;         // of probes
-    std::optional<double> score;              // the best that one of them has in some service
-    std::optional<WallTime> changed;          // when one fell or rose
-    double received_rate = 0, sent_rate = 0;  // bits a second
+    std::optional<Duration> traffic_round_trip;  // of connections, as the kernel has it
+    std::optional<double> loss_ratio;            // of probes
+    std::optional<double> score;                 // the best that one of them has in some service
+    std::optional<WallTime> changed;             // when one fell or rose
+    double received_rate = 0, sent_rate = 0;     // bits a second
     costs::PathBill bill;
 };
 
@@ -63,7 +64,7 @@ struct PathReading {
 struct CandidateReading {
     std::string path, endpoint, address;
     bool up = true;
-    std::optional<Duration> round_trip;
+    std::optional<Duration> round_trip, traffic_round_trip;
     double loss_ratio = 0;
     std::optional<double> cost_per_gb, distance;
     std::optional<double> score;

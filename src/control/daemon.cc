@@ -121,8 +121,8 @@ class Daemon::Implementation final : public admin::View {
                              .notes = std::move(stream.notes),
                              .packet = {}};
         status.notes.insert(status.notes.end(), packet.notes.begin(), packet.notes.end());
-        const std::vector<std::string> of_probes = pilot_->notes();
-        status.notes.insert(status.notes.end(), of_probes.begin(), of_probes.end());
+        for (const auto& notes : {pilot_->notes(), publisher_->notes()})
+            status.notes.insert(status.notes.end(), notes.begin(), notes.end());
         status.packet = std::move(packet);
         return status;
     }

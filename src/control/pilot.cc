@@ -435,7 +435,11 @@ admin::PathReading Pilot::reading_of(const Path& path, costs::PathBill bill) con
         const auto standings = steered.course.standings();
         for (size_t i = 0; i < steered.candidates.size(); ++i) {
             const Candidate& candidate = steered.candidates[i];
-            if (candidate.path != path.name || !candidate.gauge || standings.empty()) continue;
+            if (candidate.path != path.name || standings.empty()) continue;
+            const auto& of_traffic = steered.course.seen()[i].traffic_round_trip;
+            if (of_traffic && (!reading.traffic_round_trip || *of_traffic < *reading.traffic_round_trip))
+                reading.traffic_round_trip = of_traffic;
+            if (!candidate.gauge) continue;
             const routing::Reading of = candidate.gauge->reading();
             ++probed;
             loss += of.loss_ratio;
@@ -517,6 +521,7 @@ Result<admin::Explanation> Pilot::explain(const std::string& service, const IpAd
                                           .address = to_string(candidate.address),
                                           .up = seen.up,
                                           .round_trip = seen.facts.round_trip,
+                                          .traffic_round_trip = seen.traffic_round_trip,
                                           .loss_ratio = seen.facts.loss_ratio,
                                           .cost_per_gb = seen.facts.cost_per_gb,
                                           .distance = seen.facts.distance,
@@ -533,6 +538,12 @@ Result<admin::Explanation> Pilot::explain(const std::string& service, const IpAd
 std::vector<std::string> Pilot::notes() const {
     std::lock_guard lock(mutex_);
     std::vector<std::string> notes = book_.notes();
+    if (now_.snapshot && !now_.steers()) {
+        MulticloudSettings resting = now_.snapshot->settings.multicloud;
+        resting.cost_book = MulticloudSettings{}.cost_book;
+        if (resting != MulticloudSettings{})
+            notes.push_back("multicloud: off, so its keys rest; set multicloud.enabled: true, or --enable-multicloud");
+    }
     if (!prober_) return notes;
     for (const std::string& note : prober_->status().notes)
         notes.push_back(note);

@@ -130,6 +130,10 @@ TEST_F(PilotTest, SteersNobodyWhereItIsOff) {
     EXPECT_LT(pilot.due(), TimePoint::max()) << "what paths carry is booked all the same";
     EXPECT_FALSE(pilot.probes());
     EXPECT_FALSE(explained().steered);
+    EXPECT_THAT(pilot.notes(), Contains(HasSubstr("multicloud: off, so its keys rest")));
+    multicloud = {.cost_book = {}};
+    follow();
+    EXPECT_THAT(pilot.notes(), IsEmpty());
 }
 
 TEST_F(PilotTest, WhatHasNoBudgetLeftTakesNothingNew) {

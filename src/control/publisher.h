@@ -29,6 +29,7 @@ class Publisher {
     // All or nothing: after an error what ran before goes on.
     Result<void> publish(Snapshot next);
     void follow_names();
+    std::vector<std::string> notes() const { return resolver_.notes(); }  // any thread: names that do not resolve
     // The machine has changed under the planes: the same snapshot, shared out again.
     void share_out_again();
 

@@ -137,13 +137,38 @@ class Resolver::Worker {
         return resolution;
     }
 
+    std::vector<std::string> notes() const {
+        const std::lock_guard lock(mutex_);
+        std::vector<std::string> notes;
+        size_t more = 0;
+        for (const auto& [name, host] : hosts_) {
+            if (host.problem.empty()) continue;
+            if (notes.size() == most_notes) {
+                ++more;
+                continue;
+            }
+            notes.push_back(
+                host.resolved
+                    ? fmt::format("name {} has not resolved for {} ({}); its last addresses stay in use", name,
+                                  to_string(std::chrono::floor<std::chrono::seconds>(Clock::now() - *host.resolved)),
+                                  host.problem)
+                    : fmt::format("name {} does not resolve ({}); its endpoints get no connections", name,
+                                  host.problem));
+        }
+        if (more > 0) notes.push_back(fmt::format("and {} names more that do not resolve", more));
+        return notes;
+    }
+
   private:
+    static constexpr size_t most_notes = 10;
+
     struct Host {
         std::vector<IpAddress> addresses;
         std::optional<TimePoint> resolved;  // when it last was
         TimePoint due{};                    // when it is asked for next
         Duration retry{};                   // zero after a success
         bool settled = false;               // has had an answer or a failure
+        std::string problem{};              // why it was not, the last time; empty: it was
     };
     struct Query {
         Worker* worker;
@@ -286,6 +311,7 @@ class Resolver::Worker {
             host.resolved = now;
             host.retry = Duration::zero();
             host.settled = true;
+            host.problem.clear();
             schedule(name, host, now + good_for);
         }
         settled_.notify_all();
@@ -303,6 +329,7 @@ class Resolver::Worker {
             const TimePoint now = Clock::now();
             host.retry = std::clamp(host.retry * 2, options_.first_retry, options_.last_retry);
             host.settled = true;
+            host.problem = why;
             if (host.resolved) age = std::chrono::duration<double>(now - *host.resolved).count();
             schedule(name, host, now + host.retry);
         }
@@ -388,6 +415,10 @@ Resolution Resolver::require(const std::set<HostPort>& names, Duration patience)
 
 void Resolver::retain(const std::set<HostPort>& names) {
     worker_->retain(names);
+}
+
+std::vector<std::string> Resolver::notes() const {
+    return worker_->notes();
 }
 
 Resolution Resolver::current() const {

@@ -13,6 +13,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "model/resolution.h"
 #include "model/units.h"
@@ -50,6 +51,9 @@ class Resolver {
 
     // Sorted, without duplicates; a name without any address yet has an empty list.
     Resolution current() const;
+
+    // Names that do not resolve at the moment, since when, and what that means.
+    std::vector<std::string> notes() const;
 
   private:
     class Worker;

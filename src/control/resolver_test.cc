@@ -238,6 +238,28 @@ TEST_F(ResolverTest, KeepsTheLastAddressesThroughEveryKindOfFailure) {
     EXPECT_NE(logged().find("name resolves again"), std::string::npos);
 }
 
+TEST_F(ResolverTest, SaysForHowLongANameHasNotResolved) {
+    dns.set("web.test", {"10.0.0.1"}, 0);
+    start();
+    resolver->require({web}, seconds(5));
+    EXPECT_TRUE(resolver->notes().empty());
+    dns.behave(Manner::fails);
+    const auto says = [&](const std::string& text) {
+        for (int i = 0; i < 500; ++i) {
+            const auto notes = resolver->notes();
+            if (notes.size() == 1 && notes[0].find(text) != std::string::npos) return true;
+            std::this_thread::sleep_for(milliseconds(10));
+        }
+        return false;
+    };
+    EXPECT_TRUE(says("name web.test has not resolved for 0s ("));
+    EXPECT_TRUE(says("name web.test has not resolved for 1s (")) << "the age grows";
+    dns.behave(Manner::answers);
+    for (int i = 0; i < 500 && !resolver->notes().empty(); ++i)
+        std::this_thread::sleep_for(milliseconds(10));
+    EXPECT_TRUE(resolver->notes().empty());
+}
+
 TEST_F(ResolverTest, ANameThatDoesNotExistHoldsUpNothingAndIsNamed) {
     dns.set("web.test", {"10.0.0.1"}, 60);
     start();

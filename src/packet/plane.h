@@ -51,7 +51,7 @@ class Plane {
     void pause(bool paused);
 
     // Shares of some services' endpoints, or only the states of endpoints, are others: who takes new flows is planned
-    // anew. Control thread.
+    // anew.
     void steer(const routing::SharesByService& shares);
     // Why they are as they are, for the records of flows that begin from now on.
     void explain(const DecisionsByService& decisions);

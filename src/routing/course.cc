@@ -83,6 +83,8 @@ Seen Course::see(size_t index, TimePoint now, const Measured& measured) const {
     // Connects that failed keep it out until the next trial is due: only who has turns is tried.
     seen.up = !(closed_of(candidate) & ~closed_for_all) && candidate.state->health.usable(now);
     if (!seen.up) seen.why_down = why_down(index, measured);
+    if (const uint32_t of_traffic = candidate.state->round_trip_us.load(std::memory_order_relaxed))
+        seen.facts.round_trip = seen.traffic_round_trip = std::chrono::microseconds(of_traffic);
     if (measured.reading) {
         seen.facts.round_trip = measured.reading->typical;
         seen.facts.loss_ratio = measured.reading->loss_ratio;

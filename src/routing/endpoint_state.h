@@ -26,12 +26,20 @@ struct EndpointState {
     // These change with each of them, and so have a cache line of their own.
     alignas(64) std::atomic<uint64_t> active{0};
     std::atomic<uint64_t> attempts{0}, failures{0}, segments{0}, retransmissions{0};
+    std::atomic<uint32_t> round_trip_us{0};  // of connections, smoothed; 0: not known
     alignas(64) std::atomic<uint8_t> closed{0};
     Health health;
 
     void close(Closed why) { closed.fetch_or(why, std::memory_order_relaxed); }
     void open(Closed why) { closed.fetch_and(static_cast<uint8_t>(~why), std::memory_order_relaxed); }
     void set(Closed why, bool is) { is ? close(why) : open(why); }
+    // The kernel's own round trip of a connection. Of two threads at one moment one may be lost.
+    void answered_within(uint32_t microseconds) {
+        const uint32_t before = round_trip_us.load(std::memory_order_relaxed);
+        const int64_t step = (int64_t{microseconds} - before) / 8;
+        round_trip_us.store(before == 0 ? microseconds : static_cast<uint32_t>(before + step),
+                            std::memory_order_relaxed);
+    }
     bool draining() const { return closed.load(std::memory_order_relaxed) & closed_for_all; }
     // Takes new connections as far as anybody knows, if it may.
     bool up() const { return !(closed.load(std::memory_order_relaxed) & ~closed_for_all) && health.up(); }

@@ -39,7 +39,8 @@ struct Seen {
     bool draining = false;  // neither
     bool spent = false;     // nor what has no budget left; it drains too
     bool up = true;
-    std::string why_down;  // in words
+    std::string why_down;                          // in words
+    std::optional<Duration> traffic_round_trip{};  // of connections, as the kernel has it
     Facts facts;
 };
 

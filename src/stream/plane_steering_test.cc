@@ -153,6 +153,8 @@ TEST_F(Steered, FailuresAreCountedWithTheEndpoint) {
     clients.clear();
     EXPECT_TRUE(eventually([&] { return good->segments >= 8; })) << "a SYN and a segment each";
     EXPECT_EQ(good->retransmissions, 0U);
+    EXPECT_GT(good->round_trip_us, 0U);
+    EXPECT_LT(good->round_trip_us, 100'000U);
 }
 
 TEST_F(Steered, AResetBeforeTheFirstByteIsAFailureAndOneAfterItIsNot) {

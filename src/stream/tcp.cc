@@ -366,6 +366,7 @@ void TcpProxy::count_losses(Connection& connection) {
     Losses& before = connection.losses;
     state.segments.fetch_add(now->segments - before.segments, std::memory_order_relaxed);
     state.retransmissions.fetch_add(now->retransmissions - before.retransmissions, std::memory_order_relaxed);
+    state.answered_within(now->round_trip_us);
     before = *now;
 }
 
