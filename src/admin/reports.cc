@@ -205,6 +205,8 @@ std::string paths_report(const Json& paths) {
                  {"JITTER", Align::right},
                  {"LOSS", Align::right},
                  {"$/GB", Align::right},
+                 {"$ MONTH", Align::right},
+                 {"P95 SENT", Align::right},
                  {"SCORE", Align::right}});
     for (const Json& path : paths) {
         const Json& up = path.at("up");
@@ -217,7 +219,8 @@ std::string paths_report(const Json& paths) {
                    human_bytes(path.at("received_bytes").get<double>()),
                    human_bytes(path.at("sent_bytes").get<double>()), duration_of(path.at("rtt_seconds")),
                    duration_of(path.at("jitter_seconds")), percent_of(path.at("loss_ratio")),
-                   number_of(path.at("cost_per_gb")), figure_of(path.at("score"))});
+                   number_of(path.at("cost_per_gb")), fmt::format("{:.2f}", path.at("month_dollars").get<double>()),
+                   human_rate(path.at("p95_sent_rate").get<double>()), figure_of(path.at("score"))});
     }
     return table.empty() ? "no path is configured\n" : table.text();
 }

@@ -215,6 +215,8 @@ void CostBook::tell(BudgetState& state) {
                          {"until", text_of(reading.ends)},
                          {"at_limit", name_of(budget.at_limit)}});
     };
+    state.told_limit &= reading.is_spent();  // as after a reload that lets more be spent
+    state.told_warning &= reading.is_warned();
     if (reading.is_spent() && !std::exchange(state.told_limit, true)) {
         state.told_warning = true;
         say("a budget is spent");

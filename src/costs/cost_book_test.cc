@@ -189,6 +189,9 @@ TEST_F(CostBookTest, WhatIsSpentStaysSpent) {
     book->follow(paths, settings, now);
     EXPECT_FALSE(book->budgets().at(0).is_spent()) << "more may be spent now";
     EXPECT_DOUBLE_EQ(book->budgets().at(0).spent, 2);
+    lines.str("");
+    pass(*book, "web", "aws-1", 20);
+    EXPECT_THAT(lines.str(), HasSubstr("a budget is spent")) << "again";
     settings.enabled = false;
     book->follow(paths, settings, now);
     EXPECT_THAT(book->budgets(), IsEmpty());
