@@ -163,6 +163,7 @@ class Daemon::Implementation final : public admin::View {
                                                   std::move(inherited_.sockets));
         packet_ = std::make_unique<packet::Plane>(*log_, *store_, *shapers_, endpoint_states_, workers);
         pilot_ = std::make_unique<Pilot>(*stream_, *packet_, endpoint_states_, *log_, [this] { mailbox_.wake(); });
+        pilot_->take_drains(Drains::from_text(inherited_.drains));
         publisher_ = std::make_unique<Publisher>(gateways_, *shapers_, *stream_, *packet_, *pilot_, *log_, board_,
                                                  [this] { mailbox_.wake(); });
     }
@@ -439,7 +440,8 @@ class Daemon::Implementation final : public admin::View {
         }
         // Before the new one may want it.
         packet_->pause(true);
-        auto started = Successor::start(program_, options_.arguments, stream_->listeners(), signals_.mask_before());
+        auto started = Successor::start(program_, options_.arguments, stream_->listeners(), pilot_->drains().to_text(),
+                                        signals_.mask_before());
         if (!started.ok()) {
             packet_->pause(false);
             upgrade_failed(started.error());

@@ -27,12 +27,15 @@ namespace {
 
 constexpr const char* listeners_variable = "MARCHPROXY_INTERNAL_LISTENERS";
 constexpr const char* ready_variable = "MARCHPROXY_INTERNAL_READY";
-constexpr int first_from_manager = 3;  // SD_LISTEN_FDS_START
+constexpr const char* drains_variable = "MARCHPROXY_INTERNAL_DRAINS";
+constexpr size_t most_drains_text = 100'000;  // the kernel takes strings of 128 KiB (MAX_ARG_STRLEN)
+constexpr int first_from_manager = 3;         // SD_LISTEN_FDS_START
 constexpr int most_descriptors = 1 << 20;
 
 // What must not reach a successor: it is about this process, or about sockets it gets by our own variables.
 constexpr std::string_view not_inherited[] = {"MARCHPROXY_INTERNAL_LISTENERS=",
                                               "MARCHPROXY_INTERNAL_READY=",
+                                              "MARCHPROXY_INTERNAL_DRAINS=",
                                               "LISTEN_PID=",
                                               "LISTEN_FDS=",
                                               "LISTEN_FDNAMES=",
@@ -102,6 +105,7 @@ void adopt_from_manager(Inherited& inherited) {
 void adopt_from_predecessor(Inherited& inherited) {
     const std::string listeners = take_variable(listeners_variable);
     const std::string ready = take_variable(ready_variable);
+    std::string drains = take_variable(drains_variable);
     if (ready.empty()) return;
     const auto pipe = parse_number(ready);
     const auto numbers = parse_numbers(listeners);
@@ -112,10 +116,11 @@ void adopt_from_predecessor(Inherited& inherited) {
         return;
     }
     inherited.ready_pipe.reset(*pipe);
+    inherited.drains = std::move(drains);
     adopt(*numbers, inherited);
 }
 
-std::vector<std::string> environment_for_successor(const std::string& listeners, int ready) {
+std::vector<std::string> environment_for_successor(const std::string& listeners, int ready, const std::string& drains) {
     std::vector<std::string> variables;
     for (char** variable = environ; *variable != nullptr; ++variable) {
         const std::string_view text = *variable;
@@ -125,6 +130,7 @@ std::vector<std::string> environment_for_successor(const std::string& listeners,
     }
     variables.push_back(fmt::format("{}={}", listeners_variable, listeners));
     variables.push_back(fmt::format("{}={}", ready_variable, ready));
+    variables.push_back(fmt::format("{}={}", drains_variable, drains));
     return variables;
 }
 
@@ -233,7 +239,12 @@ std::string path_of_this_program() {
 }
 
 Result<Successor> Successor::start(const std::string& program, const std::vector<std::string>& arguments,
-                                   const std::vector<stream::ListeningSocket>& listeners, const sigset_t& signal_mask) {
+                                   const std::vector<stream::ListeningSocket>& listeners, const std::string& drains,
+                                   const sigset_t& signal_mask) {
+    if (drains.size() > most_drains_text)
+        return Error{
+            fmt::format("what is drained takes {} bytes to tell a new process, and {} can be told: undrain some",
+                        drains.size(), most_drains_text)};
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
         return Error{fmt::format("no pipe to the new process: {}", std::strerror(errno))};
@@ -244,7 +255,7 @@ Result<Successor> Successor::start(const std::string& program, const std::vector
     numbers.reserve(listeners.size() + 1);
     for (const auto& listener : listeners)
         numbers.push_back(listener.descriptor);
-    std::vector<std::string> environment = environment_for_successor(format_numbers(numbers), theirs.get());
+    std::vector<std::string> environment = environment_for_successor(format_numbers(numbers), theirs.get(), drains);
     numbers.push_back(theirs.get());
     pid_t process = -1;
     const int error = spawn(process, program, arguments, std::move(environment), numbers, signal_mask);

@@ -25,6 +25,7 @@ std::optional<std::vector<int>> parse_numbers(std::string_view text);
 struct Inherited {
     std::vector<stream::ListeningSocket> sockets;  // close-on-exec again
     Descriptor ready_pipe;                         // the predecessor waits for a byte on it
+    std::string drains;                            // what was drained there (drains.h)
     std::vector<std::string> problems;             // descriptors that were named and are of no use
 };
 
@@ -45,10 +46,11 @@ std::string path_of_this_program();
 // A process that is to take over.
 class Successor {
   public:
-    // Starts `program` with `arguments` (the first one is its name), this environment and the listeners under the
-    // numbers they have here. They stay the caller's.
+    // Starts `program` with `arguments` (the first one is its name), this environment, the listeners under the numbers
+    // they have here, and what is drained. The listeners stay the caller's.
     static Result<Successor> start(const std::string& program, const std::vector<std::string>& arguments,
-                                   const std::vector<stream::ListeningSocket>& listeners, const sigset_t& signal_mask);
+                                   const std::vector<stream::ListeningSocket>& listeners, const std::string& drains,
+                                   const sigset_t& signal_mask);
     Successor(Successor&&) = default;
     Successor& operator=(Successor&&) = default;
     ~Successor();  // kills it, unless it was released

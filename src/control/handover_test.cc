@@ -138,11 +138,11 @@ TEST(Successor, GetsTheListenersTheArgumentsAndNothingElse) {
     const Descriptor other = loopback_socket(SOCK_STREAM, true);
     const std::filesystem::path seen =
         std::filesystem::temp_directory_path() / ("successor-" + std::to_string(::getpid()));
-    const std::string script = "{ ls /proc/$$/fd; echo $1 $LISTEN_FDS; } > " + seen.string() +
-                               "; printf r > /proc/self/fd/$MARCHPROXY_INTERNAL_READY; exec sleep 60";
+    const std::string script = "{ ls /proc/$$/fd; echo $1 $LISTEN_FDS; echo $MARCHPROXY_INTERNAL_DRAINS; } > " +
+                               seen.string() + "; printf r > /proc/self/fd/$MARCHPROXY_INTERNAL_READY; exec sleep 60";
     ::setenv("LISTEN_FDS", "7", 1);
     auto started = Successor::start("/bin/sh", {"sh", "-c", script, "sh", "argument"},
-                                    {{listener.get(), Protocol::tcp, SocketAddress{}}}, no_signals());
+                                    {{listener.get(), Protocol::tcp, SocketAddress{}}}, "path a\n", no_signals());
     ::unsetenv("LISTEN_FDS");
     ASSERT_TRUE(started.ok()) << started.error();
     EXPECT_EQ(awaited(*started), Successor::Answer::ready);
@@ -154,7 +154,10 @@ TEST(Successor, GetsTheListenersTheArgumentsAndNothingElse) {
     while (file >> word && word != "argument")
         descriptors.insert(std::stoi(word));
     EXPECT_EQ(word, "argument");
-    EXPECT_FALSE(file >> word) << "LISTEN_FDS is about us: " << word;
+    std::string what, name;
+    EXPECT_TRUE(file >> what >> name);
+    EXPECT_EQ(what + ' ' + name, "path a") << "LISTEN_FDS is about us; this follows at once";
+    EXPECT_FALSE(file >> word) << word;
     EXPECT_TRUE(descriptors.contains(listener.get()));
     EXPECT_FALSE(descriptors.contains(other.get()));
     std::filesystem::remove(seen);
@@ -162,21 +165,21 @@ TEST(Successor, GetsTheListenersTheArgumentsAndNothingElse) {
 }
 
 TEST(Successor, ThatEndsEarlyIsNoticedAndItsStatusTold) {
-    auto started = Successor::start("/bin/sh", {"sh", "-c", "exit 2"}, {}, no_signals());
+    auto started = Successor::start("/bin/sh", {"sh", "-c", "exit 2"}, {}, {}, no_signals());
     ASSERT_TRUE(started.ok()) << started.error();
     EXPECT_EQ(awaited(*started), Successor::Answer::gone);
     EXPECT_EQ(started->end(), "it exited with status 2");
 }
 
 TEST(Successor, ThatSaysNothingIsWaitedForAndCanBeEnded) {
-    auto started = Successor::start("/bin/sh", {"sh", "-c", "exec sleep 60"}, {}, no_signals());
+    auto started = Successor::start("/bin/sh", {"sh", "-c", "exec sleep 60"}, {}, {}, no_signals());
     ASSERT_TRUE(started.ok()) << started.error();
     EXPECT_EQ(started->answer(), Successor::Answer::none);
     EXPECT_EQ(started->end(), "it was ended by us");
 }
 
 TEST(Successor, WithoutAProgramIsAnErrorThatNamesIt) {
-    const auto started = Successor::start("/nowhere/marchproxy-l3l4", {"x"}, {}, no_signals());
+    const auto started = Successor::start("/nowhere/marchproxy-l3l4", {"x"}, {}, {}, no_signals());
     ASSERT_FALSE(started.ok());
     EXPECT_NE(started.error().find("/nowhere/marchproxy-l3l4"), std::string::npos);
 }

@@ -369,18 +369,15 @@ void Pilot::follow_costs() {
 
 // --- draining ------------------------------------------------------------------------------------------------------
 
-bool Pilot::drains(const Path& path) const {
-    return drained_.contains({admin::Drainable::path, path.name}) ||
-           drained_.contains({admin::Drainable::provider, path.provider}) ||
-           drained_.contains({admin::Drainable::region, path.region});
-}
-
 // Also of endpoints that a reload has brought.
 void Pilot::close_drained(const Chart& chart) const {
     for (const auto& [name, steered] : chart.services)
         for (size_t i = 0; i < steered.candidates.size(); ++i) {
-            const Path* path = chart.snapshot->find_path(steered.candidates[i].path);
-            steered.course.candidates()[i].state->set(routing::closed_path, path && drains(*path));
+            const Candidate& candidate = steered.candidates[i];
+            const Path* path = chart.snapshot->find_path(candidate.path);
+            routing::EndpointState& state = *steered.course.candidates()[i].state;
+            state.set(routing::closed_path, path && drains_.cover(*path));
+            state.set(routing::closed_by_hand, drains_.cover(candidate.endpoint, candidate.address));
         }
 }
 
@@ -399,16 +396,35 @@ bool Pilot::drain(admin::Drainable what, const std::string& name, bool draining)
     return true;
 }
 
-bool Pilot::drain_endpoint(const std::string& name, bool draining) const {
-    bool found = false;
+Drains Pilot::drains() const {
+    std::lock_guard lock(mutex_);
+    return drains_;
+}
+
+void Pilot::take_drains(Drains drains) {
+    std::lock_guard lock(mutex_);
+    drains_ = std::move(drains);
+}
+
+// One of the addresses of a drained name may take connections again: the others are drained by their own then.
+bool Pilot::drain_endpoint(const std::string& name, bool draining) {
+    using enum admin::Drainable;
+    std::vector<const Candidate*> meant, others;
     for (const auto& [service, steered] : now_.services)
-        for (size_t i = 0; i < steered.candidates.size(); ++i) {
-            const Candidate& candidate = steered.candidates[i];
-            if (candidate.endpoint != name && to_string(candidate.address) != name) continue;
-            steered.course.candidates()[i].state->set(routing::closed_by_hand, draining);
-            found = true;
-        }
-    return found;
+        for (const Candidate& candidate : steered.candidates)
+            (candidate.endpoint == name || to_string(candidate.address) == name ? meant : others).push_back(&candidate);
+    if (draining && !meant.empty()) drains_.add(endpoint, name);
+    for (const Candidate* candidate : meant) {
+        if (draining) continue;
+        if (candidate->endpoint != name && drains_.has(endpoint, candidate->endpoint))
+            for (const Candidate* other : others)
+                if (other->endpoint == candidate->endpoint) drains_.add(endpoint, to_string(other->address));
+        drains_.remove(endpoint, candidate->endpoint);
+        drains_.remove(endpoint, to_string(candidate->address));
+    }
+    if (!draining) drains_.remove(endpoint, name);
+    close_drained(now_);
+    return !meant.empty();
 }
 
 bool Pilot::drain_paths(admin::Drainable what, const std::string& name, bool draining) {
@@ -418,8 +434,8 @@ bool Pilot::drain_paths(admin::Drainable what, const std::string& name, bool dra
                         : what == admin::Drainable::provider ? path.provider
                                                              : path.region);
     });
-    if (found && draining) drained_.emplace(what, name);
-    if (!draining) drained_.erase({what, name});
+    if (found && draining) drains_.add(what, name);
+    if (!draining) drains_.remove(what, name);
     close_drained(now_);
     return found;
 }
@@ -458,7 +474,7 @@ admin::PathReading Pilot::reading_of(const Path& path, costs::PathBill bill) con
         reading.changed = std::chrono::system_clock::now() -
                           std::chrono::duration_cast<std::chrono::system_clock::duration>(Clock::now() - *changed);
     if (probed > 0) reading.loss_ratio = loss / static_cast<double>(probed);
-    reading.draining = drains(path);
+    reading.draining = drains_.cover(path);
     if (const auto load = loads_.find(path.name); load != loads_.end()) {
         reading.received_rate = load->second.up;
         reading.sent_rate = load->second.down;

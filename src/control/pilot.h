@@ -13,12 +13,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "admin/view.h"
+#include "control/drains.h"
 #include "costs/cost_book.h"
 #include "model/resolution.h"
 #include "packet/plane.h"
@@ -45,6 +45,8 @@ class Pilot {
 
     // False: there is no such endpoint (as configured, or resolved), path, provider or region.
     bool drain(admin::Drainable what, const std::string& name, bool draining);
+    Drains drains() const;
+    void take_drains(Drains drains);  // of the process that this one follows; before the first snapshot
 
     std::vector<admin::PathReading> paths() const;
     // Error: there is no such service.
@@ -88,8 +90,7 @@ class Pilot {
                                                 const ResolvedEndpoint& endpoint) const;
     static void carry_over(Steered& next, const Steered& before);
     void close_drained(const Chart& chart) const;
-    bool drains(const Path& path) const;
-    bool drain_endpoint(const std::string& name, bool draining) const;
+    bool drain_endpoint(const std::string& name, bool draining);
     bool drain_paths(admin::Drainable what, const std::string& name, bool draining);
     static std::optional<size_t> choice_of(const Steered& steered, const routing::Course& course,
                                            const IpAddress& client);
@@ -114,7 +115,7 @@ class Pilot {
 
     mutable std::mutex mutex_;  // over all below
     Chart now_, next_;
-    std::set<std::pair<admin::Drainable, std::string>> drained_;
+    Drains drains_;
     struct Load {
         double up = 0, down = 0;  // bits a second
     };

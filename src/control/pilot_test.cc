@@ -210,6 +210,14 @@ TEST_F(PilotTest, DrainsAndTakesBack) {
     EXPECT_EQ(chosen(), "p0");
     EXPECT_TRUE(pilot.drain(admin::Drainable::endpoint, to_string(listeners[0].address), true));
     EXPECT_EQ(chosen(), "p2");
+    follow();
+    EXPECT_EQ(chosen(), "p2") << "nor that of an endpoint";
+    const Drains kept = pilot.drains();
+    EXPECT_TRUE(pilot.drain(admin::Drainable::endpoint, to_string(listeners[0].address), false));
+    EXPECT_EQ(chosen(), "p0");
+    pilot.take_drains(kept);
+    follow();
+    EXPECT_EQ(chosen(), "p2") << "as the process before had it";
     for (const auto what :
          {admin::Drainable::endpoint, admin::Drainable::path, admin::Drainable::provider, admin::Drainable::region})
         EXPECT_FALSE(pilot.drain(what, "mars", true));

@@ -50,7 +50,7 @@ const Shape shapes[] = {
           M(idle_seconds), M(opening_seconds), M(connections), M(mss), M(reserved), M(new_flow_step),
           M(new_flow_tolerance)),
     SHAPE(packet_endpoint, M(address), M(port_be), M(protocol), M(flags), M(dnat_service), M(source_first),
-          M(source_count), M(reserved)),
+          M(source_count), M(reserved), M(gateway)),
     SHAPE(access_node, M(path), M(deeper), M(passes), M(children), M(path_bits), M(beside), M(reserved)),
     SHAPE(access_chunk, M(node)),
     SHAPE(access_root, M(v4), M(v6)),

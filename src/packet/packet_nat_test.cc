@@ -216,8 +216,11 @@ TEST_P(NatAtSize, EveryFlowHasItsOwnPortAndItsAnswers) {
             owner = flow;
         }
         EXPECT_LT(refused, flows / 100) << "32 attempts do nearly always where a fourth is free";
-        EXPECT_EQ(programs->service_counters(v6 ? nat_udp6 : nat_udp)->dropped[abi::packet_verdict_local_ports],
-                  refused);
+        // By a key that is another each time, a flow in a hundred thousand finds its bucket full.
+        const auto counters = programs->service_counters(v6 ? nat_udp6 : nat_udp);
+        const uint64_t full = counters->dropped[abi::packet_verdict_table_full];
+        EXPECT_EQ(counters->dropped[abi::packet_verdict_local_ports] + full, refused);
+        EXPECT_LE(full, 5u);
         for (size_t place = 0; place < owners.size() && !HasFailure(); place += 31) {
             if (owners[place] == nobody) continue;
             const uint32_t flow = owners[place];

@@ -142,6 +142,20 @@ class Upgrade(proxy.ProxyTest):
         super().setUp()
         proxy.become_subreaper()
 
+    def test_what_is_drained_stays_so(self):
+        first, second = self.keep(Echo()), self.keep(Echo())
+        web = service(first.port, second.port)
+        running = self.start(web, settings={"paths": [{"name": "unused", "provider": "aws"}]})
+        name = f"127.0.0.1:{first.port}"
+        self.assertEqual(200, running.post(f"/api/v1/endpoints/{name}/drain").status)
+        self.assertEqual(200, running.post("/api/v1/providers/aws/drain").status)
+        running.replace()
+        running.wait_for()
+        self.assertEqual([True, False], [one["draining"] for one in running.service()["endpoints"]])
+        self.assertTrue(running.json("/api/v1/paths")[0]["draining"])
+        self.assertEqual(200, running.post(f"/api/v1/endpoints/{name}/undrain").status)
+        self.assertEqual([False, False], [one["draining"] for one in running.service()["endpoints"]])
+
     def test_no_connection_attempt_is_refused_and_transfers_survive(self):
         echo, server = self.keep(Echo()), self.keep(Exchange())
         web, bulk = service(echo.port), service(server.port, name="bulk")

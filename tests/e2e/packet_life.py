@@ -378,7 +378,7 @@ class Life(PacketPlane):
     def test_what_cannot_be_is_refused_with_its_reason(self):
         for keys, words in (({"listen": "0.0.0.0:80"}, "every address"),
                             ({"listen": f"{VIP}:80", "proxy_protocol": "v2"}, "needs sockets"),
-                            ({"listen": f"{SERVER}:80", "endpoint": (SERVER, 80)}, "on this machine")):
+                            ({"listen": f"{SERVER}:80", "endpoint": (SERVER, 81)}, "on this machine")):
             with self.subTest(words):
                 target = keys.pop("endpoint", (SERVER, 80))
                 running = NamespacedProxy([service(target, plane="packet", **keys)],
