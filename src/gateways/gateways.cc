@@ -183,7 +183,7 @@ uint32_t Gateways::free_mark(const std::map<IpAddress, uint32_t>& left) const {
     return 0;
 }
 
-// The rule comes last: before, nothing that carries the mark would find its way anywhere else but by the main table.
+// The rule comes last, so that it never leads into a table that would let anything fall through.
 void Gateways::establish(const IpAddress& gateway, Way& way) {
     way.leads = false;
     way.problem.clear();
