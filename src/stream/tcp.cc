@@ -176,7 +176,7 @@ int TcpProxy::start_attempt(Connection& connection) {
     if (connection.service->service().mss) limit_segments(descriptor, connection.service->service());
     const Egress& egress = connection.endpoint->egress;
     if (!leave_by(descriptor, egress)) {
-        const auto text = [](const auto& address) { return address ? to_string(*address) : std::string(); };
+        const auto text = [](const auto& ip) { return ip ? to_string(*ip) : std::string(); };
         context_.log.limited(LogLevel::error, "egress " + connection.endpoint->path->name,
                              "connections cannot leave as a path says",
                              {{"path", connection.endpoint->path->name},
