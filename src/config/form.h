@@ -208,7 +208,7 @@ struct DscpForm {
         form.parse = [range = form.range](std::string_view text) -> Result<T> {
             for (const DscpName& known : dscp_names)
                 if (same_word(known.name, text)) return T{known.code};
-            const Result<T> number = Codec<T>::parse(text);
+            Result<T> number = Codec<T>::parse(text);
             if (number && *number <= 63) return number;
             return Error{fmt::format("{} is not a DSCP mark; allowed: {}", quoted(text), range)};
         };

@@ -72,7 +72,7 @@ Row<Object> option_row(std::string_view name, Member member, const Range& range,
         const M* const printed = member(object);
         if (!printed) return nlohmann::json();
         std::optional<nlohmann::json> json = S::print(*printed);
-        if (secret && json && *json != "") return "***";
+        if (secret && json && !json->get_ref<const std::string&>().empty()) return "***";
         return json;
     };
     row.equal = [member](const Object& a, const Object& b) {

@@ -110,7 +110,7 @@ class Server final : public Demo {
         if (epoll_ < 0 || stop_ < 0) return failure("making an epoll and an event descriptor");
         watch(stop_, EPOLLIN);
         for (size_t cloud = 0; cloud < demo_clouds.size(); ++cloud)
-            if (const auto opened = listen(cloud); !opened.ok()) return opened;
+            if (auto opened = listen(cloud); !opened.ok()) return opened;
         thread_ = std::thread([this] { run(); });
         return {};
     }

@@ -50,7 +50,7 @@ Result<void> Publisher::publish(Snapshot next) {
     const auto names = names_of(next);
     auto resolution = resolver_.require(names, patience);
     const auto snapshot = std::make_shared<const Snapshot>(std::move(next));
-    const auto applied = share_out(snapshot, resolution);
+    auto applied = share_out(snapshot, resolution);
     if (!applied.ok()) {
         resolver_.retain(running ? names_of(*running) : std::set<HostPort>{});
         return applied;
