@@ -79,7 +79,7 @@ void CostBook::follow(const std::vector<Path>& paths, const MulticloudSettings& 
         begin_periods(day_of(now));
     }
     if (paths.empty() && !file_) return;
-    open(settings.cost_book);
+    if (!paths.empty()) open(settings.cost_book);
     save_file();
     rated_until_ = 0;
     if (!keeper_.joinable())
