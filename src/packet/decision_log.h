@@ -15,7 +15,7 @@ namespace marchproxy::packet {
 
 class DecisionLog {
   public:
-    static constexpr size_t most = 1000;  // a quarter of an hour where each second has another
+    static constexpr size_t most = 128;  // some 100 KB; twenty minutes where each ten seconds have another
 
     void add(WallTime since, DecisionPointer decision) {
         if (!log_.empty() && log_.back().second == decision) return;

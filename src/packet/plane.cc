@@ -31,10 +31,7 @@ void Plane::Implementation::apply() {
     current_ = std::move(*prepared);
     prepared.reset();
     assign_again_at_ = TimePoint::max();
-    std::erase_if(decisions_, [this](const auto& of) { return !current_->snapshot->find_service(of.first); });
-    if (!current_->snapshot->settings.multicloud.enabled)
-        for (auto& [service, log] : decisions_)
-            log.add(std::chrono::system_clock::now(), nullptr);
+    keep_decisions();
     if (!current_->wanted) return end();
     settle();
     if (!paused) interfaces_->attach(*attacher_, *programs_);
@@ -358,10 +355,26 @@ void Plane::Implementation::release_numbers() {
     settle();
 }
 
+// Of services that are carried here; the others' connections know their own.
 void Plane::Implementation::explain(const DecisionsByService& decisions) {
+    if (!current_) return;
     const WallTime now = std::chrono::system_clock::now();
-    for (const auto& [service, decision] : decisions)
-        decisions_[service].add(now, decision);
+    const auto& services = current_->snapshot->services;
+    for (size_t i = 0; i < services.size(); ++i) {
+        if (!current_->assignments.services[i].packet) continue;
+        if (const auto of = decisions.find(services[i].name); of != decisions.end())
+            decisions_[of->first].add(now, of->second);
+    }
+}
+
+void Plane::Implementation::keep_decisions() {
+    std::set<std::string_view> names;
+    for (const Service& service : current_->snapshot->services)
+        names.insert(service.name);
+    std::erase_if(decisions_, [&](const auto& of) { return !names.contains(of.first); });
+    if (current_->snapshot->settings.multicloud.enabled) return;
+    for (auto& [service, log] : decisions_)
+        log.add(std::chrono::system_clock::now(), nullptr);
 }
 
 void Plane::Implementation::steer(const routing::SharesByService& shares) {

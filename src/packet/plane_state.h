@@ -46,6 +46,7 @@ class Plane::Implementation {
     TimePoint due() const;
     void steer(const routing::SharesByService& shares);
     void explain(const DecisionsByService& decisions);
+    void keep_decisions();
     Status status() const;
     std::vector<telemetry::PathTraffic> traffic() const { return counts_.traffic(); }
     std::vector<flow::Record> active_flows(const flow::Query& query);
