@@ -12,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "model/control_data.h"
 #include "probe/attempt.h"
 
 namespace marchproxy::probe {
@@ -50,41 +51,6 @@ void hear_replies_only(int descriptor, bool v4) {
     ICMP6_FILTER_SETBLOCKALL(&filter);
     ICMP6_FILTER_SETPASS(ICMP6_ECHO_REPLY, &filter);
     setsockopt(descriptor, IPPROTO_ICMPV6, ICMP6_FILTER, &filter, sizeof filter);
-}
-
-// A message's control data, one piece after the other.
-class Control {
-  public:
-    explicit Control(msghdr& message) : message_(message), next_(CMSG_FIRSTHDR(&message)) {
-        message.msg_controllen = 0;
-    }
-
-    template <class T>
-    void add(int level, int type, const T& value) {
-        *next_ = {.cmsg_len = CMSG_LEN(sizeof value), .cmsg_level = level, .cmsg_type = type};
-        std::memcpy(CMSG_DATA(next_), &value, sizeof value);
-        message_.msg_controllen += CMSG_SPACE(sizeof value);
-        next_ = reinterpret_cast<cmsghdr*>(reinterpret_cast<char*>(next_) + CMSG_SPACE(sizeof value));
-    }
-
-  private:
-    msghdr& message_;
-    cmsghdr* next_;
-};
-
-// The same as leave_by() for this message alone (ip(7), ipv6(7), socket(7)).
-void leave_by(Control& control, const Egress& egress) {
-    if (egress.mark != 0) control.add(SOL_SOCKET, SO_MARK, egress.mark);
-    if (!egress.source) return;
-    if (egress.source->is_v4()) {
-        in_pktinfo info{};
-        std::memcpy(&info.ipi_spec_dst, egress.source->bytes.data() + 12, 4);
-        control.add(IPPROTO_IP, IP_PKTINFO, info);
-        return;
-    }
-    in6_pktinfo info{};
-    std::memcpy(&info.ipi6_addr, egress.source->bytes.data(), 16);
-    control.add(IPPROTO_IPV6, IPV6_PKTINFO, info);
 }
 
 }  // namespace
@@ -139,10 +105,11 @@ int Pinger::send(const IpAddress& to, const Egress& egress, uint64_t token) {
                    .msg_iov = &piece,
                    .msg_iovlen = 1,
                    .msg_control = control.data(),
-                   .msg_controllen = control.size(),
+                   .msg_controllen = 0,
                    .msg_flags = 0};
-    Control pieces(message);
-    leave_by(pieces, egress);
+    // The same as leave_by() for this message alone (socket(7)).
+    if (egress.mark != 0) add_control(message, SOL_SOCKET, SO_MARK, egress.mark);
+    if (egress.source) add_source(message, *egress.source);
     return sendmsg(descriptor_, &message, 0) < 0 ? errno : 0;
 }
 

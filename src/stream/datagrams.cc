@@ -9,6 +9,7 @@
 #include <cstring>
 #include <new>
 
+#include "model/control_data.h"
 #include "stream/sockets.h"
 
 namespace marchproxy::stream {
@@ -21,28 +22,6 @@ constexpr uint32_t most_run_bytes = 65000;
 
 bool is_refused_run(int error) {
     return error == EMSGSIZE || error == EINVAL || error == EIO || error == EOPNOTSUPP;
-}
-
-template <class T>
-void add_control(msghdr& header, int level, int type, const T& value) {
-    auto* entry = reinterpret_cast<cmsghdr*>(static_cast<std::byte*>(header.msg_control) + header.msg_controllen);
-    entry->cmsg_level = level;
-    entry->cmsg_type = type;
-    entry->cmsg_len = CMSG_LEN(sizeof value);
-    std::memcpy(CMSG_DATA(entry), &value, sizeof value);
-    header.msg_controllen += CMSG_SPACE(sizeof value);
-}
-
-void add_source(msghdr& header, const IpAddress& source) {
-    if (source.is_v4()) {
-        in_pktinfo info{};
-        std::memcpy(&info.ipi_spec_dst, source.bytes.data() + 12, 4);
-        add_control(header, IPPROTO_IP, IP_PKTINFO, info);
-    } else {
-        in6_pktinfo info{};
-        std::memcpy(&info.ipi6_addr, source.bytes.data(), 16);
-        add_control(header, IPPROTO_IPV6, IPV6_PKTINFO, info);
-    }
 }
 
 // To segments of `segment` bytes, from where the caller says, with what mark it says.
