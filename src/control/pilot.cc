@@ -100,11 +100,9 @@ Pilot::Steered Pilot::steered(const Chart& chart, const Service& service) const 
 
 Pilot::Candidate Pilot::candidate_of(const Chart& chart, const Service& service,
                                      const ResolvedEndpoint& endpoint) const {
-    return {.endpoint = to_string(endpoint.endpoint->address),
+    return {.endpoint = std::make_shared<const std::string>(to_string(endpoint.endpoint->address)),
             .address = endpoint.address,
-            .path = endpoint.path,
-            .endpoint_text = std::make_shared<const std::string>(to_string(endpoint.endpoint->address)),
-            .path_text = std::make_shared<const std::string>(endpoint.path),
+            .path = std::make_shared<const std::string>(endpoint.path),
             .target = target_of(*chart.snapshot, service, endpoint)};
 }
 
@@ -195,7 +193,7 @@ routing::Course::Look Pilot::look_of(const Steered& steered) const {
             measured.reading = candidate.gauge->reading();
             measured.problem = candidate.gauge->problem();
         }
-        if (const auto load = loads_.find(candidate.path); load != loads_.end())
+        if (const auto load = loads_.find(*candidate.path); load != loads_.end())
             measured.load = std::max(load->second.up, load->second.down);
         return measured;
     };
@@ -222,7 +220,7 @@ void Pilot::turn(TimePoint now) {
             if (steered.course.turn(now, look_of(steered), ejected))
                 changed[name] = now_.shares[name] = steered.course.shares();
             for (const size_t index : steered.course.take_fallen())
-                fallen.push_back({name, steered.candidates[index].address, steered.candidates[index].path});
+                fallen.push_back({name, steered.candidates[index].address, *steered.candidates[index].path});
             closed |= follow_closed(steered);
         }
         decisions = renewed_decisions(now, changed);
@@ -235,24 +233,34 @@ void Pilot::turn(TimePoint now) {
 }
 
 // Of services whose shares have changed; of others what is measured moves on: each second while connections come, else
-// now and then, and not of too many at one time.
+// now and then, and in turn where that would be too many at one time.
 DecisionsByService Pilot::renewed_decisions(TimePoint now, const routing::SharesByService& changed) {
     DecisionsByService decisions;
-    size_t renewed = 0;
-    for (auto& [name, steered] : now_.services) {
-        uint64_t attempts = 0;
-        for (const routing::Course::Candidate& candidate : steered.course.candidates())
-            attempts += candidate.state->attempts.load(std::memory_order_relaxed);
-        const Duration wait = attempts != steered.attempts ? busy_decision_interval : idle_decision_interval;
-        const bool due = now - steered.decided >= wait && renewed < most_decisions_renewed;
-        if (!due && !changed.contains(name)) continue;
-        ++renewed;
+    const auto renew = [&](const std::string& name, Steered& steered) {
         steered.decision = decision_of(steered);
         steered.decided = now;
-        steered.attempts = attempts;
+        steered.attempts = attempts_of(steered);
         decisions[name] = steered.decision;
+    };
+    for (const auto& [name, shares] : changed)
+        renew(name, now_.services.at(name));
+    auto at = now_.services.upper_bound(renewed_last_);
+    for (size_t i = 0; i < now_.services.size() && decisions.size() < most_decisions_renewed; ++i, ++at) {
+        if (at == now_.services.end()) at = now_.services.begin();
+        auto& [name, steered] = *at;
+        const bool busy = attempts_of(steered) != steered.attempts;
+        if (now - steered.decided < (busy ? busy_decision_interval : idle_decision_interval)) continue;
+        renew(name, steered);
+        renewed_last_ = name;
     }
     return decisions;
+}
+
+uint64_t Pilot::attempts_of(const Steered& steered) {
+    uint64_t attempts = 0;
+    for (const routing::Course::Candidate& candidate : steered.course.candidates())
+        attempts += candidate.state->attempts.load(std::memory_order_relaxed);
+    return attempts;
 }
 
 DecisionPointer Pilot::decision_of(const Steered& steered) {
@@ -267,8 +275,8 @@ DecisionPointer Pilot::decision_of(const Steered& steered) {
         if (decision->candidates.size() == Decision::most_candidates) break;
         const routing::Seen& seen = steered.course.seen()[i];
         const auto& round_trip = seen.facts.round_trip;
-        Decision::Candidate candidate{.path = steered.candidates[i].path_text,
-                                      .endpoint = steered.candidates[i].endpoint_text,
+        Decision::Candidate candidate{.path = steered.candidates[i].path,
+                                      .endpoint = steered.candidates[i].endpoint,
                                       .reason = {},
                                       .cost_per_gb = known(seen.facts.cost_per_gb),
                                       .score = known(standings[i].score),
@@ -287,8 +295,8 @@ void Pilot::log_ejected(const Steered& steered, size_t index, bool is) const {
     log_.write(is ? LogLevel::warn : LogLevel::info,
                is ? "endpoint is left alone for a while" : "endpoint is tried again",
                {{"service", steered.service->name},
-                {"endpoint", candidate.endpoint},
-                {"path", candidate.path},
+                {"endpoint", *candidate.endpoint},
+                {"path", *candidate.path},
                 {"why", steered.course.why_ejected(index)}});
 }
 
@@ -349,7 +357,7 @@ void Pilot::follow_costs() {
     for (auto& [name, steered] : now_.services) {
         bool prefers_cheaper = false;
         for (size_t i = 0; i < steered.candidates.size(); ++i) {
-            const auto found = paths.find(steered.candidates[i].path);
+            const auto found = paths.find(*steered.candidates[i].path);
             if (found == paths.end()) continue;
             const auto& [path, price] = found->second;
             steered.course.set_cost(i, price);
@@ -372,10 +380,10 @@ void Pilot::close_drained(const Chart& chart) const {
     for (const auto& [name, steered] : chart.services)
         for (size_t i = 0; i < steered.candidates.size(); ++i) {
             const Candidate& candidate = steered.candidates[i];
-            const Path* path = chart.snapshot->find_path(candidate.path);
+            const Path* path = chart.snapshot->find_path(*candidate.path);
             routing::EndpointState& state = *steered.course.candidates()[i].state;
             state.set(routing::closed_path, path && drains_.cover(*path));
-            state.set(routing::closed_by_hand, drains_.cover(candidate.endpoint, candidate.address));
+            state.set(routing::closed_by_hand, drains_.cover(*candidate.endpoint, candidate.address));
         }
 }
 
@@ -410,14 +418,15 @@ bool Pilot::drain_endpoint(const std::string& name, bool draining) {
     std::vector<const Candidate*> meant, others;
     for (const auto& [service, steered] : now_.services)
         for (const Candidate& candidate : steered.candidates)
-            (candidate.endpoint == name || to_string(candidate.address) == name ? meant : others).push_back(&candidate);
+            (*candidate.endpoint == name || to_string(candidate.address) == name ? meant : others)
+                .push_back(&candidate);
     if (draining && !meant.empty()) drains_.add(endpoint, name);
     for (const Candidate* candidate : meant) {
         if (draining) continue;
-        if (candidate->endpoint != name && drains_.has(endpoint, candidate->endpoint))
+        if (*candidate->endpoint != name && drains_.has(endpoint, *candidate->endpoint))
             for (const Candidate* other : others)
-                if (other->endpoint == candidate->endpoint) drains_.add(endpoint, to_string(other->address));
-        drains_.remove(endpoint, candidate->endpoint);
+                if (*other->endpoint == *candidate->endpoint) drains_.add(endpoint, to_string(other->address));
+        drains_.remove(endpoint, *candidate->endpoint);
         drains_.remove(endpoint, to_string(candidate->address));
     }
     if (!draining) drains_.remove(endpoint, name);

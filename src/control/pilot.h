@@ -58,10 +58,9 @@ class Pilot {
 
   private:
     struct Candidate {
-        std::string endpoint;  // as configured
+        Decision::Text endpoint;  // as configured; this and the path's name are shared with decisions
         SocketAddress address;
-        std::string path;
-        Decision::Text endpoint_text, path_text;  // the same, shared with decisions
+        Decision::Text path;  // empty: none
         probe::Target target;
         std::shared_ptr<const probe::Gauge> gauge{};  // null: not probed, or not yet
     };
@@ -95,6 +94,7 @@ class Pilot {
     static std::optional<size_t> choice_of(const Steered& steered, const routing::Course& course,
                                            const IpAddress& client);
     static bool follow_closed(Steered& steered);
+    static uint64_t attempts_of(const Steered& steered);
     static DecisionPointer decision_of(const Steered& steered);
     DecisionsByService renewed_decisions(TimePoint now, const routing::SharesByService& changed);
     void follow_probes();
@@ -120,6 +120,7 @@ class Pilot {
         double up = 0, down = 0;  // bits a second
     };
     std::map<std::string, Load> loads_;  // by path
+    std::string renewed_last_;           // whose decision; the next in turn comes after it
     // By plane, service and path: what they had carried at the last look.
     std::map<std::tuple<std::string_view, std::string, std::string>, std::pair<uint64_t, uint64_t>> carried_;
     costs::CostBook book_;

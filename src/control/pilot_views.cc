@@ -17,7 +17,7 @@ admin::PathReading Pilot::reading_of(const Path& path, costs::PathBill bill) con
         const auto standings = steered.course.standings();
         for (size_t i = 0; i < steered.candidates.size(); ++i) {
             const Candidate& candidate = steered.candidates[i];
-            if (candidate.path != path.name || standings.empty()) continue;
+            if (*candidate.path != path.name || standings.empty()) continue;
             const auto& of_traffic = steered.course.seen()[i].traffic_round_trip;
             if (of_traffic && (!reading.traffic_round_trip || *of_traffic < *reading.traffic_round_trip))
                 reading.traffic_round_trip = of_traffic;
@@ -98,8 +98,8 @@ Result<admin::Explanation> Pilot::explain(const std::string& service, const IpAd
     for (size_t i = 0; i < steered.candidates.size(); ++i) {
         const Candidate& candidate = steered.candidates[i];
         const routing::Seen& seen = course.seen()[i];
-        explanation.candidates.push_back({.path = candidate.path,
-                                          .endpoint = candidate.endpoint,
+        explanation.candidates.push_back({.path = *candidate.path,
+                                          .endpoint = *candidate.endpoint,
                                           .address = to_string(candidate.address),
                                           .up = seen.up,
                                           .round_trip = seen.facts.round_trip,
