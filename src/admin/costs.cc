@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "admin/json.h"
 #include "admin/table.h"
 
 namespace marchproxy::admin {
@@ -18,7 +19,7 @@ using Align = Table::Align;
 
 std::string column_names() {
     std::string names;
-    for (const auto& [column, name] : costs::book_columns)
+    for (const auto& [column, name] : Names<BookColumn>::table)
         names += fmt::format("{}{}", names.empty() ? "" : ", ", name);
     return names;
 }
@@ -29,20 +30,14 @@ Result<std::vector<BookColumn>> parse_columns(std::string_view text) {
         const size_t comma = text.find(',');
         const std::string_view word = text.substr(0, comma);
         text = comma == std::string_view::npos ? "" : text.substr(comma + 1);
-        const auto found = std::find_if(costs::book_columns.begin(), costs::book_columns.end(),
-                                        [&](const auto& column) { return column.second == word; });
-        if (found == costs::book_columns.end())
+        const auto column = from_name<BookColumn>(word);
+        if (!column)
             return Error{
                 fmt::format("`by` has \"{}\"; it takes some of {}, with commas between them", word, column_names())};
-        if (std::find(by.begin(), by.end(), found->first) != by.end())
-            return Error{fmt::format("`by` has {} twice", word)};
-        by.push_back(found->first);
+        if (std::find(by.begin(), by.end(), *column) != by.end()) return Error{fmt::format("`by` has {} twice", word)};
+        by.push_back(*column);
     }
     return by;
-}
-
-Json name_or_null(const std::string& name) {
-    return name.empty() ? Json() : Json(name);
 }
 
 std::string dollars_of(const Json& dollars) {
@@ -75,6 +70,9 @@ Result<BookQuery> parse_cost_query(const std::multimap<std::string, std::string>
                 "`{}` is not known here; there are by, since, until, service, path, provider and region", key)};
         }
     }
+    if (query.since && query.until && *query.since > *query.until)
+        return Error{fmt::format("`since` is {}, which is after `until`, {}", costs::text_of(*query.since),
+                                 costs::text_of(*query.until))};
     return query;
 }
 
@@ -86,7 +84,7 @@ Json costs_json(const BookQuery& query, const std::vector<costs::BookRow>& rows)
                       {"billed_bytes", row.billed},
                       {"dollars", row.dollars}};
         for (size_t i = 0; i < query.by.size(); ++i)
-            entry[std::string(name_of(query.by[i]))] = row.by[i];
+            entry[std::string(marchproxy::name_of(query.by[i]))] = row.by[i];
         result.push_back(std::move(entry));
     }
     return result;
@@ -97,10 +95,10 @@ Json budgets_json(const std::vector<costs::BudgetReading>& readings) {
     for (const costs::BudgetReading& reading : readings) {
         const Budget& budget = reading.budget;
         result.push_back({{"name", budget.name},
-                          {"service", name_or_null(budget.scope.service)},
-                          {"path", name_or_null(budget.scope.path)},
-                          {"provider", name_or_null(budget.scope.provider)},
-                          {"region", name_or_null(budget.scope.region)},
+                          {"service", text_or_null(budget.scope.service)},
+                          {"path", text_or_null(budget.scope.path)},
+                          {"provider", text_or_null(budget.scope.provider)},
+                          {"region", text_or_null(budget.scope.region)},
                           {"dollars", budget.dollars},
                           {"spent", reading.spent},
                           {"state", reading.is_spent()    ? "spent"
@@ -118,7 +116,7 @@ std::string costs_report(const Json& rows) {
     if (rows.empty()) return "nothing has passed by a path in that time\n";
     std::vector<Table::Column> columns;
     std::vector<std::string> keys;
-    for (const auto& [column, name] : costs::book_columns) {
+    for (const auto& [column, name] : Names<BookColumn>::table) {
         if (!rows.front().contains(name)) continue;
         std::string title(name);
         std::transform(title.begin(), title.end(), title.begin(), [](unsigned char c) { return std::toupper(c); });
@@ -131,10 +129,8 @@ std::string costs_report(const Json& rows) {
     double dollars = 0;
     for (const Json& row : rows) {
         std::vector<std::string> cells;
-        for (const std::string& key : keys) {
-            const std::string text = row.at(key).get<std::string>();
-            cells.push_back(text.empty() ? "-" : text);
-        }
+        for (const std::string& key : keys)
+            cells.push_back(or_dash(row.at(key).get<std::string>()));
         for (const char* bytes : {"received_bytes", "sent_bytes", "billed_bytes"})
             cells.push_back(human_bytes(row.at(bytes).get<double>()));
         cells.push_back(dollars_of(row.at("dollars")));

@@ -35,12 +35,8 @@ struct FakeView final : View {
         return locked(reload_error).empty() ? Result<void>() : Result<void>(Error{locked(reload_error)});
     }
     bool drain(Drainable what, const std::string& name, bool draining) override {
-        static const std::map<Drainable, std::string> words{{Drainable::endpoint, "endpoint"},
-                                                            {Drainable::path, "path"},
-                                                            {Drainable::provider, "provider"},
-                                                            {Drainable::region, "region"}};
         if (name == "10.9.9.9:80" || name == "nowhere") return false;
-        last_drained = words.at(what) + ' ' + name + (draining ? " drains" : " is back");
+        last_drained = std::string(marchproxy::name_of(what)) + ' ' + name + (draining ? " drains" : " is back");
         return true;
     }
     std::vector<PathReading> path_readings() const override { return locked(readings); }

@@ -37,10 +37,6 @@ Json by_verdict(const std::array<uint64_t, verdict_count>& counts) {
     return result;
 }
 
-Json text_or_null(const std::string& text) {
-    return text.empty() ? Json() : Json(text);
-}
-
 struct ServiceTotals {
     uint64_t received_bytes = 0, sent_bytes = 0, ended = 0, failed = 0;
     std::array<uint64_t, verdict_count> results{};
@@ -205,6 +201,10 @@ Json flow_store_json(const flow::StoreStatus& store) {
 }
 
 }  // namespace
+
+Json text_or_null(const std::string& text) {
+    return text.empty() ? Json() : Json(text);
+}
 
 std::string_view name_of(ProcessState state) {
     switch (state) {

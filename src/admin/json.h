@@ -25,6 +25,8 @@ nlohmann::json flows_json(const View& view, const flow::Query& query);
 // One line a second for the dashboard: counters since the start, for the reader to take differences of.
 nlohmann::json totals_json(const View& view);
 
+nlohmann::json text_or_null(const std::string& text);  // null: it is empty
+
 // Bytes that are no UTF-8 become U+FFFD.
 std::string dump(const nlohmann::json& json);
 

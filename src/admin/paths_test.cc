@@ -156,8 +156,9 @@ TEST_F(ServerTest, AsksTheCostBook) {
     for (const auto& [question, answer] :
          {std::pair("by=colour", "`by` has \\\"colour\\\"; it takes some of day,"),
           std::pair("by=day,day", "`by` has day twice"), std::pair("since=yesterday", "a day such as 2026-11-30"),
-          std::pair("until=2026-02-30", "a day such as 2026-11-30"), std::pair("by=day&by=path", "`by` is given twice"),
-          std::pair("x=1", "`x` is not known here")}) {
+          std::pair("until=2026-02-30", "a day such as 2026-11-30"),
+          std::pair("since=2026-11-02&until=2026-11-01", "which is after `until`"),
+          std::pair("by=day&by=path", "`by` is given twice"), std::pair("x=1", "`x` is not known here")}) {
         const auto refused = get(std::string("/api/v1/costs?") + question);
         EXPECT_EQ(refused->status, 400) << question;
         EXPECT_THAT(refused->body, HasSubstr(answer));

@@ -34,10 +34,6 @@ std::string figure_of(const Json& number) {
     return number.is_null() ? "-" : fmt::format("{:.4g}", number.get<double>());
 }
 
-std::string or_dash(const std::string& text) {
-    return text.empty() ? "-" : text;
-}
-
 uint64_t sum(const Json& counts) {
     uint64_t result = 0;
     for (const auto& [name, count] : counts.items())

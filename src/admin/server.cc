@@ -33,13 +33,13 @@ constexpr const char* json_type = "application/json";
 struct DrainPlace {
     std::string_view prefix;
     Drainable what;
-    std::string_view word, listed_at;
+    std::string_view listed_at;
 };
 constexpr std::array drain_places{
-    DrainPlace{"/api/v1/endpoints/", Drainable::endpoint, "endpoint", "/api/v1/services"},
-    DrainPlace{"/api/v1/paths/", Drainable::path, "path", "/api/v1/paths"},
-    DrainPlace{"/api/v1/providers/", Drainable::provider, "provider", "/api/v1/paths"},
-    DrainPlace{"/api/v1/regions/", Drainable::region, "region", "/api/v1/paths"},
+    DrainPlace{"/api/v1/endpoints/", Drainable::endpoint, "/api/v1/services"},
+    DrainPlace{"/api/v1/paths/", Drainable::path, "/api/v1/paths"},
+    DrainPlace{"/api/v1/providers/", Drainable::provider, "/api/v1/paths"},
+    DrainPlace{"/api/v1/regions/", Drainable::region, "/api/v1/paths"},
 };
 constexpr size_t most_flows = 10'000;
 constexpr size_t most_reasons = 20;  // listed by /readyz
@@ -343,7 +343,8 @@ void Server::Implementation::post_reload(const Request&, Response& response) {
 }
 
 void Server::Implementation::post_drain(const DrainChange& change, Response& response) {
-    const auto& [prefix, what, word, listed_at] = *change.place;
+    const auto& [prefix, what, listed_at] = *change.place;
+    const std::string_view word = marchproxy::name_of(what);
     if (!view.drain(what, change.name, change.draining))
         return refuse(response, 404, fmt::format("there is no {} {}; {} lists them", word, change.name, listed_at));
     log.info(change.draining ? "drains" : "takes connections again", {{"what", word}, {"name", change.name}});

@@ -77,6 +77,10 @@ std::string printable(std::string_view text) {
     return result;
 }
 
+std::string or_dash(const std::string& text) {
+    return text.empty() ? "-" : text;
+}
+
 std::string human_bytes(double count) {
     return scaled(count, std::array<std::string_view, 6>{"B", "KB", "MB", "GB", "TB", "PB"});
 }

@@ -29,6 +29,7 @@ class Table {
 };
 
 std::string printable(std::string_view text);
+std::string or_dash(const std::string& text);    // "-" for nothing
 std::string human_bytes(double count);           // "1.25 GB", powers of 1000
 std::string human_rate(double bits_per_second);  // "941 Mbit/s"
 std::string human_duration(double seconds);      // "1h 5m", "12.5s", "250ms"

@@ -4,6 +4,7 @@
 // Threads: called from the admin server's threads, several at a time.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -104,3 +105,12 @@ class View {
 };
 
 }  // namespace marchproxy::admin
+
+template <>
+struct marchproxy::Names<marchproxy::admin::Drainable> {
+    using Drainable = marchproxy::admin::Drainable;
+    static constexpr std::array<NameTable<Drainable>, 4> table{{{Drainable::endpoint, "endpoint"},
+                                                                {Drainable::path, "path"},
+                                                                {Drainable::provider, "provider"},
+                                                                {Drainable::region, "region"}}};
+};

@@ -128,7 +128,7 @@ struct Codec<Tariff> {
     static Result<Tariff> parse(std::string_view text) {
         const Result<double> price = Codec<double>::parse(text);
         if (!price) return Error{price.error()};
-        return Tariff{{{.up_to = std::nullopt, .cost = *price}}};
+        return Tariff::flat(*price);
     }
     static std::string text(const Tariff& value) {
         if (value.tiers.empty()) return "none";

@@ -174,7 +174,7 @@ struct OnePriceForm {
         form.parse = [parse = one.parse](std::string_view text) -> Result<T> {
             const Result<double> price = parse(text);
             if (!price) return Error{price.error()};
-            return T{{{.up_to = std::nullopt, .cost = *price}}};
+            return T::flat(*price);
         };
         return form;
     }

@@ -451,7 +451,7 @@ void Demo::add_to(Snapshot& snapshot) const {
         path.name = cloud.path;
         path.provider = cloud.provider;
         path.region = cloud.region;
-        path.cost_per_gb = {{{.up_to = std::nullopt, .cost = cloud.cost_per_gb}}};
+        path.cost_per_gb = Tariff::flat(cloud.cost_per_gb);
         path.location = cloud.location;
         snapshot.paths.push_back(std::move(path));
     }

@@ -52,7 +52,7 @@ struct PilotTest : testing::Test {
             paths.push_back({.name = service.endpoints[i].path,
                              .provider = i == 0 ? "aws" : "gcp",
                              .region = "r" + std::to_string(i),
-                             .cost_per_gb = {{{std::nullopt, prices[i]}}}});
+                             .cost_per_gb = Tariff::flat(prices[i])});
         }
         multicloud.enabled = true;
         multicloud.probe.interval = 100ms;
@@ -118,7 +118,7 @@ struct PilotTest : testing::Test {
 TEST_F(PilotTest, SaysWithWhichSharesASnapshotWouldBegin) {
     follow();
     EXPECT_THAT(shares(), ElementsAre(1000, 0, 0));
-    paths[0].cost_per_gb = {{{std::nullopt, 0.5}}};
+    paths[0].cost_per_gb = Tariff::flat(0.5);
     follow();
     EXPECT_THAT(shares(), ElementsAre(0, 1000, 0));
 }

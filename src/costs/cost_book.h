@@ -79,7 +79,6 @@ class CostBook {
     // What the sums are to be read for.
     struct Questions {
         Day month{};
-        std::vector<std::string> paths;
         std::vector<std::pair<BudgetScope, Day>> budgets;
     };
 

@@ -38,7 +38,7 @@ class CostBookTest : public ::testing::Test {
         path.name = name;
         path.provider = provider;
         path.region = name.ends_with("1") ? "east" : "west";
-        path.cost_per_gb = {{{std::nullopt, price}}};
+        path.cost_per_gb = Tariff::flat(price);
         return path;
     }
     std::string file() const { return directory + "/book/costs.db"; }

@@ -150,68 +150,56 @@ void Ledger::add_samples(const Entries& entries) {
 
 Result<Entries> Ledger::all() {
     Entries entries;
-    {
-        Statement traffic = database_->prepare("SELECT * FROM traffic");
-        while (traffic.step())
-            entries.amounts[{.day = day_of_number(traffic.integer(0)),
-                             .service = traffic.text(1),
-                             .path = traffic.text(2),
-                             .provider = traffic.text(3),
-                             .region = traffic.text(4)}] = {.received = read(traffic.integer(5)),
-                                                            .sent = read(traffic.integer(6)),
-                                                            .billed = read(traffic.integer(7)),
-                                                            .dollars = traffic.real(8)};
-        Statement samples = database_->prepare("SELECT * FROM samples");
-        while (samples.step())
-            entries.samples[{samples.text(0), samples.integer(1)}] = {read(samples.integer(2)),
-                                                                      read(samples.integer(3))};
-    }
-    if (std::string problem = database_->take_problem(); !problem.empty()) return Error{std::move(problem)};
-    return entries;
+    Statement traffic = database_->prepare("SELECT * FROM traffic");
+    while (traffic.step())
+        entries.amounts[{.day = day_of_number(traffic.integer(0)),
+                         .service = traffic.text(1),
+                         .path = traffic.text(2),
+                         .provider = traffic.text(3),
+                         .region = traffic.text(4)}] = {.received = read(traffic.integer(5)),
+                                                        .sent = read(traffic.integer(6)),
+                                                        .billed = read(traffic.integer(7)),
+                                                        .dollars = traffic.real(8)};
+    Statement samples = database_->prepare("SELECT * FROM samples");
+    while (samples.step())
+        entries.samples[{samples.text(0), samples.integer(1)}] = {read(samples.integer(2)), read(samples.integer(3))};
+    return found(std::move(entries));
 }
 
 Result<Ledger::Sum> Ledger::sum(const BudgetScope& scope, Day since) {
     Sum sum;
-    {
-        Statement statement = database_->prepare(
-            fmt::format("SELECT TOTAL(billed), TOTAL(dollars) FROM traffic WHERE {} AND day >= ?5", in_scope));
-        bind_scope(statement, scope);
-        if (statement.bind(number_of(since)).step()) sum = {statement.real(0), statement.real(1)};
-    }
-    if (std::string problem = database_->take_problem(); !problem.empty()) return Error{std::move(problem)};
-    return sum;
+    Statement statement = database_->prepare(
+        fmt::format("SELECT TOTAL(billed), TOTAL(dollars) FROM traffic WHERE {} AND day >= ?5", in_scope));
+    bind_scope(statement, scope);
+    if (statement.bind(number_of(since)).step()) sum = {statement.real(0), statement.real(1)};
+    return found(sum);
 }
 
 Result<std::map<std::string, Ledger::Sum>> Ledger::sums_by_path(Day since) {
     std::map<std::string, Sum> sums;
-    {
-        Statement statement =
-            database_->prepare("SELECT path, TOTAL(billed), TOTAL(dollars) FROM traffic WHERE day >= ? GROUP BY path");
-        statement.bind(number_of(since));
-        while (statement.step())
-            sums[statement.text(0)] = {statement.real(1), statement.real(2)};
-    }
-    if (std::string problem = database_->take_problem(); !problem.empty()) return Error{std::move(problem)};
-    return sums;
+    Statement statement =
+        database_->prepare("SELECT path, TOTAL(billed), TOTAL(dollars) FROM traffic WHERE day >= ? GROUP BY path");
+    statement.bind(number_of(since));
+    while (statement.step())
+        sums[statement.text(0)] = {statement.real(1), statement.real(2)};
+    return found(std::move(sums));
 }
 
 Result<Rates> Ledger::rates(const std::string& path, int64_t since, int64_t until) {
     std::vector<uint64_t> received, sent;
-    {
-        Statement first = database_->prepare("SELECT MIN(slot) FROM samples WHERE path = ?");
-        // Before its first sample there was no such path, or nobody who looked.
-        if (first.bind(std::string_view(path)).step()) since = std::max(since, first.integer(0));
-        Statement statement =
-            database_->prepare("SELECT received, sent FROM samples WHERE path = ? AND slot >= ? AND slot < ?");
-        statement.bind(std::string_view(path)).bind(since).bind(until);
-        while (statement.step()) {
-            received.push_back(read(statement.integer(0)));
-            sent.push_back(read(statement.integer(1)));
-        }
+    Statement first = database_->prepare("SELECT MIN(slot) FROM samples WHERE path = ?");
+    // Before its first sample there was no such path, or nobody who looked.
+    if (first.bind(std::string_view(path)).step()) since = std::max(since, first.integer(0));
+    Statement statement =
+        database_->prepare("SELECT received, sent FROM samples WHERE path = ? AND slot >= ? AND slot < ?");
+    statement.bind(std::string_view(path)).bind(since).bind(until);
+    while (statement.step()) {
+        received.push_back(read(statement.integer(0)));
+        sent.push_back(read(statement.integer(1)));
     }
-    if (std::string problem = database_->take_problem(); !problem.empty()) return Error{std::move(problem)};
     const uint64_t slots = read(until - since);
-    return Rates{.received = billed_rate(std::move(received), slots), .sent = billed_rate(std::move(sent), slots)};
+    return found(
+        Rates{.received = billed_rate(std::move(received), slots), .sent = billed_rate(std::move(sent), slots)});
 }
 
 Result<std::vector<BookRow>> Ledger::rows(const BookQuery& query) {
@@ -220,37 +208,32 @@ Result<std::vector<BookRow>> Ledger::rows(const BookQuery& query) {
         columns += fmt::format("{}{}", columns.empty() ? "" : ", ", expression_of(column));
     const std::string grouped = columns.empty() ? "" : fmt::format(" GROUP BY {0} ORDER BY {0}", columns);
     std::vector<BookRow> rows;
-    {
-        Statement statement = database_->prepare(
-            fmt::format("SELECT SUM(received), SUM(sent), SUM(billed), SUM(dollars){}{} FROM traffic WHERE {} AND day "
-                        "BETWEEN ?5 AND ?6{} LIMIT ?7",
-                        columns.empty() ? "" : ", ", columns, in_scope, grouped));
-        bind_scope(statement, query.scope);
-        statement.bind(number_of(*query.since)).bind(number_of(*query.until)).bind(stored(query.limit));
-        while (statement.step()) {
-            BookRow& row = rows.emplace_back();
-            row.received = read(statement.integer(0));
-            row.sent = read(statement.integer(1));
-            row.billed = read(statement.integer(2));
-            row.dollars = statement.real(3);
-            for (size_t i = 0; i < query.by.size(); ++i) {
-                const int column = static_cast<int>(4 + i);
-                row.by.push_back(query.by[i] == BookColumn::day ? text_of(day_of_number(statement.integer(column)))
-                                                                : statement.text(column));
-            }
+    Statement statement = database_->prepare(
+        fmt::format("SELECT SUM(received), SUM(sent), SUM(billed), SUM(dollars){}{} FROM traffic WHERE {} AND day "
+                    "BETWEEN ?5 AND ?6{} LIMIT ?7",
+                    columns.empty() ? "" : ", ", columns, in_scope, grouped));
+    bind_scope(statement, query.scope);
+    statement.bind(number_of(*query.since)).bind(number_of(*query.until)).bind(stored(query.limit));
+    while (statement.step()) {
+        BookRow& row = rows.emplace_back();
+        row.received = read(statement.integer(0));
+        row.sent = read(statement.integer(1));
+        row.billed = read(statement.integer(2));
+        row.dollars = statement.real(3);
+        for (size_t i = 0; i < query.by.size(); ++i) {
+            const int column = static_cast<int>(4 + i);
+            row.by.push_back(query.by[i] == BookColumn::day ? text_of(day_of_number(statement.integer(column)))
+                                                            : statement.text(column));
         }
     }
-    if (std::string problem = database_->take_problem(); !problem.empty()) return Error{std::move(problem)};
-    return rows;
+    return found(std::move(rows));
 }
 
 Result<void> Ledger::prune(Day today) {
-    {
-        Statement traffic = database_->prepare("DELETE FROM traffic WHERE day < ?");
-        traffic.bind(number_of(today - days_kept)).step();
-        Statement samples = database_->prepare("DELETE FROM samples WHERE slot < ?");
-        samples.bind(first_slot(today - samples_kept)).step();
-    }
+    Statement traffic = database_->prepare("DELETE FROM traffic WHERE day < ?");
+    traffic.bind(number_of(today - days_kept)).step();
+    Statement samples = database_->prepare("DELETE FROM samples WHERE slot < ?");
+    samples.bind(first_slot(today - samples_kept)).step();
     if (std::string problem = database_->take_problem(); !problem.empty()) return Error{std::move(problem)};
     return {};
 }

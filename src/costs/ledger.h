@@ -66,6 +66,12 @@ class Ledger {
   private:
     explicit Ledger(std::unique_ptr<Database> database) : database_(std::move(database)) {}
     Result<void> prepare();
+    // The value, unless a statement has gone wrong.
+    template <class T>
+    Result<T> found(T value) {
+        if (std::string problem = database_->take_problem(); !problem.empty()) return Error{std::move(problem)};
+        return value;
+    }
     void add_amounts(const Entries& entries);
     void add_samples(const Entries& entries);
 

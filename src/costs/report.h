@@ -39,16 +39,6 @@ struct PathBill {
 
 // What rows may be told by.
 enum class BookColumn : uint8_t { day, month, service, path, provider, region };
-inline constexpr std::array<std::pair<BookColumn, std::string_view>, 6> book_columns{
-    {{BookColumn::day, "day"},
-     {BookColumn::month, "month"},
-     {BookColumn::service, "service"},
-     {BookColumn::path, "path"},
-     {BookColumn::provider, "provider"},
-     {BookColumn::region, "region"}}};
-constexpr std::string_view name_of(BookColumn column) {
-    return book_columns[static_cast<size_t>(column)].second;
-}
 
 struct BookQuery {
     std::vector<BookColumn> by;  // in the order in which rows are told; empty: one row of all
@@ -65,3 +55,14 @@ struct BookRow {
 };
 
 }  // namespace marchproxy::costs
+
+template <>
+struct marchproxy::Names<marchproxy::costs::BookColumn> {
+    using Column = marchproxy::costs::BookColumn;
+    static constexpr std::array<NameTable<Column>, 6> table{{{Column::day, "day"},
+                                                             {Column::month, "month"},
+                                                             {Column::service, "service"},
+                                                             {Column::path, "path"},
+                                                             {Column::provider, "provider"},
+                                                             {Column::region, "region"}}};
+};

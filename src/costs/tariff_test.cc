@@ -17,7 +17,7 @@ constexpr uint64_t gigabyte = 1'000'000'000;
 const Tariff tiered{{{Bytes{10 * gigabyte}, 0.09}, {Bytes{50 * gigabyte}, 0.085}, {std::nullopt, 0.07}}};
 
 TEST(Tariff, APriceHoldsForAnyVolume) {
-    const Tariff flat{{{std::nullopt, 0.09}}};
+    const Tariff flat = Tariff::flat(0.09);
     EXPECT_EQ(price_at(flat, 0), 0.09);
     EXPECT_EQ(price_at(flat, 1'000'000 * gigabyte), 0.09);
     EXPECT_DOUBLE_EQ(dollars_for(flat, 5 * gigabyte, 2 * gigabyte), 0.18);

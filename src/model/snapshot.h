@@ -123,6 +123,8 @@ struct CostTier {
 
 struct Tariff {
     std::vector<CostTier> tiers;  // none: it is not known what the path costs
+
+    static Tariff flat(double dollars) { return {{{.up_to = std::nullopt, .cost = dollars}}}; }
     bool operator==(const Tariff&) const = default;
 };
 

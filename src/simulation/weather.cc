@@ -22,7 +22,7 @@ void apply(const Event& event, Duration since, Behaviour& behaviour) {
     if (event.jitter) behaviour.jitter = on_the_way(behaviour.jitter, *event.jitter, done);
     if (event.loss) behaviour.loss = on_the_way(behaviour.loss, *event.loss, done);
     if (event.traffic_loss) behaviour.traffic_loss = on_the_way(behaviour.traffic_loss, *event.traffic_loss, done);
-    if (event.cost_per_gb) behaviour.cost_per_gb = {{{.up_to = std::nullopt, .cost = *event.cost_per_gb}}};
+    if (event.cost_per_gb) behaviour.cost_per_gb = Tariff::flat(*event.cost_per_gb);
     if (event.down) behaviour.down = *event.down;
     if (event.refuses) behaviour.refuses = *event.refuses;
 }
