@@ -71,6 +71,9 @@ int detach(const config::Sources& sources) {
     for (const config::Problem& problem : loaded.problems)
         fmt::print(stderr, "{}\n", config::to_string(problem));
     if (!loaded.ok()) return input_wrong;
+    const auto gateways = gateways::remove_all();
+    if (gateways.ok() && *gateways > 0) fmt::print("rules and routes of {} gateways removed\n", *gateways);
+    if (!gateways.ok()) fmt::print(stderr, "marchproxy-l3l4 detach: {}\n", gateways.error());
     const std::string& pin = loaded.snapshot.settings.packet.pin;
     const auto removed = packet::Plane::remove(pin);
     if (!removed.ok()) {
@@ -80,13 +83,9 @@ int detach(const config::Sources& sources) {
     fmt::print("{}: {}\n", pin,
                removed->interfaces == 0 ? std::string("nothing was attached")
                                         : fmt::format("detached from {} interfaces", removed->interfaces));
-    std::vector<std::string> left = removed->left;
-    const auto gateways = gateways::remove_all();
-    if (!gateways.ok()) left.push_back(gateways.error());
-    if (gateways.ok() && *gateways > 0) fmt::print("rules and routes of {} gateways removed\n", *gateways);
-    for (const std::string& one : left)
-        fmt::print(stderr, "marchproxy-l3l4 detach: {}\n", one);
-    return left.empty() ? fine : failed;
+    for (const std::string& left : removed->left)
+        fmt::print(stderr, "marchproxy-l3l4 detach: {}\n", left);
+    return removed->left.empty() && gateways.ok() ? fine : failed;
 }
 
 }  // namespace

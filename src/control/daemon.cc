@@ -121,7 +121,7 @@ class Daemon::Implementation final : public admin::View {
                              .notes = std::move(stream.notes),
                              .packet = {}};
         status.notes.insert(status.notes.end(), packet.notes.begin(), packet.notes.end());
-        for (const auto& notes : {pilot_->notes(), publisher_->notes()})
+        for (const auto& notes : {pilot_->notes(), publisher_->notes(), gateways_.notes()})
             status.notes.insert(status.notes.end(), notes.begin(), notes.end());
         status.packet = std::move(packet);
         return status;
@@ -241,16 +241,11 @@ class Daemon::Implementation final : public admin::View {
         if (!draining()) follow_settings();
         if (packet_->turn() && !draining()) publisher_->share_out_again();
         pilot_->turn(Clock::now());
-        follow_gateways();
+        gateways_.turn(Clock::now());
         follow_successor();
         follow_drain();
         measure();
         beat();
-    }
-
-    void follow_gateways() {
-        gateways_.turn(Clock::now());
-        board_.note("gateways", gateways_.notes());
     }
 
     void wait() {
