@@ -244,14 +244,20 @@ void CostBook::keep() {
             if (ends_) return;
         }
         std::lock_guard file_lock(file_mutex_);
-        save_file();
         WallTime now;
         {
             std::lock_guard lock(mutex_);
             now = now_;
         }
-        if (slot_of(now) != rated_until_) read_rates(now);
-        if (ledger_ && day_of(now) != pruned_ && ledger_->prune(day_of(now))) pruned_ = day_of(now);
+        if (!save_file()) continue;  // all that is looked at below is in the file by then
+        if (slot_of(now) != rated_until_)
+            if (const auto rated = read_rates(now); !rated) note_delay("read", rated);
+        if (day_of(now) == pruned_) continue;
+        const auto pruned = ledger_->prune(day_of(now));
+        if (pruned)
+            pruned_ = day_of(now);
+        else
+            note_delay("written", pruned);
     }
 }
 
@@ -276,24 +282,25 @@ bool CostBook::save_file() {
             begin_writing(state.dollars);
     }
     const Result<void> added = entries.empty() ? Result<void>() : ledger_->add(entries);
-    note_delay(added);
     if (!added) {
+        note_delay("written", added);
         std::lock_guard lock(mutex_);
         entries.add(pending_);
         pending_ = std::move(entries);
         return false;
     }
-    return read_sums();
+    const Result<void> read = read_sums();
+    note_delay("read", read);
+    return read.ok();
 }
 
-void CostBook::note_delay(const Result<void>& result) {
+void CostBook::note_delay(const char* what, const Result<void>& result) {
     std::string delay;
     if (!result) {
         delay = fmt::format(
-            "cost book: {} cannot be written at the moment ({}): what is missing there is kept and "
-            "written later",
-            *file_, result.error());
-        log_.limited(LogLevel::error, "cost book", "the cost book's file cannot be written; trying again",
+            "cost book: {} cannot be {} at the moment ({}): what is missing there is kept and written later", *file_,
+            what, result.error());
+        log_.limited(LogLevel::error, "cost book", fmt::format("the cost book's file cannot be {}; trying again", what),
                      {{"file", *file_}, {"error", result.error()}});
     }
     std::lock_guard lock(mutex_);
@@ -301,7 +308,7 @@ void CostBook::note_delay(const Result<void>& result) {
 }
 
 // From what the file says now, other processes' entries with it. A period that has ended meanwhile is left alone.
-bool CostBook::read_sums() {
+Result<void> CostBook::read_sums() {
     Questions questions;
     {
         std::lock_guard lock(mutex_);
@@ -310,11 +317,11 @@ bool CostBook::read_sums() {
             questions.budgets.emplace_back(state.budget.scope, state.since);
     }
     const auto by_path = ledger_->sums_by_path(questions.month);
-    if (!by_path) return false;
+    if (!by_path) return Error{by_path.error()};
     std::vector<double> spent;
     for (const auto& [scope, since] : questions.budgets) {
         const auto sum = ledger_->sum(scope, since);
-        if (!sum) return false;
+        if (!sum) return Error{sum.error()};
         spent.push_back(sum->dollars);
     }
     std::lock_guard lock(mutex_);
@@ -333,11 +340,11 @@ bool CostBook::read_sums() {
         settle(budgets_[i].dollars, spent[i]);
         tell(budgets_[i]);
     }
-    return true;
+    return {};
 }
 
-void CostBook::read_rates(WallTime now) {
-    if (!ledger_) return;
+Result<void> CostBook::read_rates(WallTime now) {
+    if (!ledger_) return {};
     std::vector<std::string> paths;
     {
         std::lock_guard lock(mutex_);
@@ -347,7 +354,7 @@ void CostBook::read_rates(WallTime now) {
     for (const std::string& path : paths) {
         const auto current = ledger_->rates(path, first_slot(month), slot_of(now));
         const auto last = ledger_->rates(path, first_slot(previous_month(month)), first_slot(month));
-        if (!current || !last) return;
+        if (!current || !last) return Error{current ? last.error() : current.error()};
         std::lock_guard lock(mutex_);
         if (const auto found = paths_.find(path); found != paths_.end()) {
             found->second.this_month = *current;
@@ -355,6 +362,7 @@ void CostBook::read_rates(WallTime now) {
         }
     }
     rated_until_ = slot_of(now);
+    return {};
 }
 
 // --- what it tells -------------------------------------------------------------------------------------------------

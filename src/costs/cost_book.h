@@ -92,9 +92,9 @@ class CostBook {
     void keep();
     void wake();
     bool save_file();
-    bool read_sums();
-    void read_rates(WallTime now);
-    void note_delay(const Result<void>& result);
+    Result<void> read_sums();
+    Result<void> read_rates(WallTime now);
+    void note_delay(const char* what, const Result<void>& result);
 
     telemetry::Log& log_;
 
