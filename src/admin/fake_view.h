@@ -56,6 +56,7 @@ struct FakeView final : View {
         auto numbered = std::make_shared<Snapshot>(next);
         std::lock_guard lock(mutex);
         numbered->version = ++version;
+        numbered->path_table = PathTable(numbered->paths);
         published = numbered;
     }
 

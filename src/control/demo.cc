@@ -446,7 +446,8 @@ void Demo::add_to(Snapshot& snapshot) const {
     for (size_t i = 0; i < demo_clouds.size(); ++i) {
         const DemoCloud& cloud = demo_clouds[i];
         service.endpoints.push_back({{to_string(where[i].ip), where[i].port}, cloud.path, 100});
-        if (snapshot.find_path(cloud.path) != nullptr) continue;
+        const auto same_name = [&](const Path& path) { return path.name == cloud.path; };
+        if (std::any_of(snapshot.paths.begin(), snapshot.paths.end(), same_name)) continue;
         Path path;
         path.name = cloud.path;
         path.provider = cloud.provider;

@@ -205,6 +205,7 @@ TEST_F(DemoTest, TheDefaultServiceBalancesOverFourClouds) {
     EXPECT_EQ(service.name, "default");
     EXPECT_EQ(service.listen, (SocketAddress{IpAddress::any_v4(), 9999}));
     ASSERT_EQ(service.endpoints.size(), 4u);
+    snapshot.path_table = PathTable(snapshot.paths);
     for (const Endpoint& endpoint : service.endpoints) {
         EXPECT_TRUE(endpoint.address.is_literal());
         EXPECT_NE(snapshot.find_path(endpoint.path), nullptr) << endpoint.path;

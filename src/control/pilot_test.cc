@@ -78,6 +78,7 @@ struct PilotTest : testing::Test {
         snapshot->settings.multicloud = multicloud;
         snapshot->services = {service};
         snapshot->paths = paths;
+        snapshot->path_table = PathTable(paths);
         prepared = pilot.prepare(snapshot, {});
         pilot.take_over();
     }

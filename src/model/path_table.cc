@@ -1,6 +1,7 @@
 #include "model/path_table.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "model/snapshot.h"
 
@@ -28,6 +29,17 @@ PathTable::PathTable(const std::vector<Path>& paths) {
     for (auto& [length, entries] : by_length_)
         std::stable_sort(entries.begin(), entries.end(),
                          [](const Entry& a, const Entry& b) { return a.network < b.network; });
+    by_name_.resize(names_.size());
+    std::iota(by_name_.begin(), by_name_.end(), uint32_t{0});
+    std::sort(by_name_.begin(), by_name_.end(), [this](uint32_t a, uint32_t b) { return names_[a] < names_[b]; });
+}
+
+std::optional<size_t> PathTable::index_of(std::string_view name) const {
+    const auto found =
+        std::lower_bound(by_name_.begin(), by_name_.end(), name,
+                         [this](uint32_t path, std::string_view wanted) { return names_[path] < wanted; });
+    if (found == by_name_.end() || names_[*found] != name) return std::nullopt;
+    return *found;
 }
 
 const std::string& PathTable::path_to(const IpAddress& address) const {

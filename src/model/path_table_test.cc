@@ -62,13 +62,29 @@ TEST(PathTable, AgreesWithAskingEachPrefix) {
 
 // The figure is a second; this is a bound that a busy machine keeps too.
 TEST(PathTable, AHundredThousandPrefixesAreBuiltWithinASecond) {
-    std::vector<Path> paths(10);
-    for (uint32_t i = 0; i < 100'000; ++i)
-        paths[i % 10].destinations.push_back({IpAddress::v4(0x0a000000 + (i << 8)), 120});
-    const auto begin = std::chrono::steady_clock::now();
+    for (const uint32_t count : {10U, 100'000U}) {
+        std::vector<Path> paths(count);
+        for (uint32_t i = 0; i < count; ++i)
+            paths[i].name = std::to_string(i);
+        for (uint32_t i = 0; i < 100'000; ++i)
+            paths[i % count].destinations.push_back({IpAddress::v4(0x0a000000 + (i << 8)), 120});
+        const auto begin = std::chrono::steady_clock::now();
+        const PathTable table(paths);
+        EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1)) << count << " paths";
+        EXPECT_EQ(&table.path_to(IpAddress::v4(0x0a000001)), &table.path_to(IpAddress::v4(0x0a000002)));
+    }
+}
+
+TEST(PathTable, KnowsWhereANameIs) {
+    std::vector<Path> paths(1000);
+    for (size_t i = 0; i < paths.size(); ++i)
+        paths[i].name = fmt::format("p{}", 999 - i);
     const PathTable table(paths);
-    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
-    EXPECT_EQ(&table.path_to(IpAddress::v4(0x0a000001)), &table.path_to(IpAddress::v4(0x0a000002)));
+    for (size_t i = 0; i < paths.size(); ++i)
+        EXPECT_EQ(table.index_of(paths[i].name), i);
+    for (const char* unknown : {"", "p", "p1000", "q", "P1"})
+        EXPECT_EQ(table.index_of(unknown), std::nullopt) << unknown;
+    EXPECT_EQ(PathTable().index_of("p1"), std::nullopt);
 }
 
 }  // namespace

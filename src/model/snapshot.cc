@@ -6,19 +6,14 @@
 
 namespace marchproxy {
 
-namespace {
-template <class T>
-const T* find_by_name(const std::vector<T>& items, std::string_view name) {
-    auto found = std::find_if(items.begin(), items.end(), [&](const T& item) { return item.name == name; });
-    return found == items.end() ? nullptr : &*found;
-}
-}  // namespace
-
 const Path* Snapshot::find_path(std::string_view name) const {
-    return find_by_name(paths, name);
+    const auto index = path_table.index_of(name);
+    return index ? &paths[*index] : nullptr;
 }
 const Service* Snapshot::find_service(std::string_view name) const {
-    return find_by_name(services, name);
+    const auto found =
+        std::find_if(services.begin(), services.end(), [&](const Service& service) { return service.name == name; });
+    return found == services.end() ? nullptr : &*found;
 }
 
 Egress Snapshot::egress(const std::string& path, const IpAddress& endpoint) const {

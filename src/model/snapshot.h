@@ -291,7 +291,7 @@ struct Snapshot {
     // Of the paths' gateways, those that can be used, and by which mark; made then too.
     std::map<IpAddress, uint32_t> gateway_marks;
 
-    const Path* find_path(std::string_view name) const;
+    const Path* find_path(std::string_view name) const;  // by `path_table`
     const Service* find_service(std::string_view name) const;
     // To an endpoint there by this path. A source or gateway of the other family is none; a gateway that is none of
     // this machine's marks is impossible.

@@ -92,6 +92,7 @@ class PlaneTest : public ::testing::Test {
         snapshot->settings = settings;
         if (listed) snapshot->services = {service};
         snapshot->paths = paths;
+        snapshot->path_table = PathTable(paths);
         shapers.configure(snapshot->settings.qos);
         return plane.apply(snapshot, resolution, snapshot_shares);
     }
