@@ -11,13 +11,17 @@ import sys
 import routing_case
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SUBJECTS = ("marchproxy", "haproxy", "nginx")
+PROXIES = ("marchproxy", "haproxy", "nginx")
+# The bare system calls of as many tcp probes, by sockets that are used again and by new ones; prober_bench's names.
+SYSTEM_CALLS = {"kept-sockets": "handshake<true>", "new-sockets": "handshake<false>"}
+SUBJECTS = (*PROXIES, *SYSTEM_CALLS)
 OUTAGES = ("killed", "dark", "dark-10ms")
 FIGURES = {"left": "ms", "errors": "clients", "slowest": "ms", "rate": "connections/s"}
 OUTAGE_ROWS = [f"routing-{outage}-{figure}" for outage in OUTAGES for figure in FIGURES]
 CHOICES = {"routing-choose-10": "choose/latency/10", "routing-choose-1000": "choose/latency/1000",
            "routing-choose-1000-fallen": "choose/latency/preferred_down/1000"}
 KINDS = ("tcp", "udp", "icmp")
+PROBES_A_SECOND = 5000 / 0.2
 PROBE_ROWS = [f"routing-probes-{kind}" for kind in KINDS]
 ROWS = [*OUTAGE_ROWS, *CHOICES, *PROBE_ROWS]
 
@@ -49,7 +53,7 @@ def outages(binary, runs, wanted, results, say):
             rows = {f"routing-{outage}-{figure}": figure for figure in FIGURES}
             if not any(re.search(wanted, row) for row in rows):
                 continue
-            for subject in SUBJECTS:
+            for subject in PROXIES:
                 case = play(binary, subject, outage, say)
                 if not case:
                     continue
@@ -110,6 +114,11 @@ def probes(build, runs, wanted, results, say):
         for runs_of in benchmarks(build, "prober_bench", f"probe_5000/{kind}/", runs, say).values():
             for run in runs_of:
                 results.add(row, "cores", True, "marchproxy", run["core_share"])
+        if kind == "tcp":
+            for subject, name in SYSTEM_CALLS.items():
+                for runs_of in benchmarks(build, "prober_bench", name, runs, say).values():
+                    for run in runs_of:
+                        results.add(row, "cores", True, subject, run["cpu_time"] * 1e-6 * PROBES_A_SECOND)
         if kind == "tcp" and shutil.which("haproxy"):
             for _ in range(runs):
                 case = play("", "haproxy", "checks", say)

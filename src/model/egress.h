@@ -1,6 +1,7 @@
 // How what is sent to an endpoint leaves this machine.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <optional>
 
@@ -16,7 +17,7 @@ struct Egress {
     uint32_t mark = 0;
 
     bool is_possible() const { return !gateway || mark != 0; }
-    bool operator==(const Egress&) const = default;
+    auto operator<=>(const Egress&) const = default;
 };
 
 }  // namespace marchproxy

@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "model/control_data.h"
-#include "probe/attempt.h"
+#include "probe/probe_socket.h"
 
 namespace marchproxy::probe {
 

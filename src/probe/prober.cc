@@ -17,8 +17,9 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "probe/attempt.h"
 #include "probe/pinger.h"
+#include "probe/probe_socket.h"
+#include "probe/socket_pool.h"
 #include "qos/timer_wheel.h"
 
 namespace marchproxy::probe {
@@ -37,8 +38,8 @@ struct Entry : qos::Timer {
     std::vector<std::shared_ptr<routing::EndpointState>> endpoints;
     std::shared_ptr<Gauge> gauge = std::make_shared<Gauge>();
     routing::Quality quality;
-    std::unique_ptr<Attempt> attempt;  // one of these two while a probe is on its way
-    std::optional<uint64_t> echo;      // the token of a ping
+    std::unique_ptr<ProbeSocket> socket;  // one of these two while a probe is on its way
+    std::optional<uint64_t> echo;         // the token of a ping
     TimePoint due{}, sent{};
     WallTime sent_at{};   // of a ping, by the clock of the kernel's time stamps
     std::string problem;  // of the last probe
@@ -67,10 +68,11 @@ class Prober::Worker {
     std::unique_ptr<Entry> entry_for(const Wanted& wanted, Known& known);
 
     void begin(Entry& entry);
-    void begin_echo(Entry& entry);
-    void watch(Entry& entry, int operation);
+    Outcome ask(Entry& entry);
+    Outcome ask_by_echo(Entry& entry);
     void time_out(Entry& entry);
     void receive_echoes(Pinger& pinger);
+    void forget(Entry& entry);
     void end(Entry& entry, const Outcome& outcome);
     void schedule(Entry& entry, const Outcome& outcome);
     void tell(Entry& entry, bool moved);
@@ -83,6 +85,7 @@ class Prober::Worker {
     TimePoint now_ = Clock::now(), seen_until_ = now_;
     // In steps of a millisecond, so that of thousands of targets many are asked at one waking.
     qos::TimerWheel<std::chrono::milliseconds> timers_{now_};
+    SocketPool sockets_{epoll_};
     std::vector<std::unique_ptr<Entry>> entries_;
     std::array<std::optional<Pinger>, 2> pingers_;  // IPv6, IPv4
     std::array<TimePoint, 2> pinger_tried_{};
@@ -121,7 +124,7 @@ void Prober::Worker::run() {
         wait();
         timers_.advance(seen_until_, [this](qos::Timer& timer) {
             auto& entry = static_cast<Entry&>(timer);
-            if (entry.attempt || entry.echo)
+            if (entry.socket || entry.echo)
                 time_out(entry);
             else
                 begin(entry);
@@ -160,24 +163,14 @@ int Prober::Worker::take_events(Duration patience) {
         } else if (pointer == &pingers_[0] || pointer == &pingers_[1]) {
             receive_echoes(**static_cast<std::optional<Pinger>*>(pointer));
         } else {
-            // An entry has one socket, and gets another one only when its timer fires: this event is of its own.
-            auto& entry = *static_cast<Entry*>(pointer);
-            const uint32_t before = entry.attempt->events();
-            const Outcome outcome = entry.attempt->on_event(now_);
-            if (outcome.kind != Outcome::Kind::pending)
-                end(entry, outcome);
-            else if (entry.attempt->events() != before)
-                watch(entry, EPOLL_CTL_MOD);
+            auto& socket = *static_cast<ProbeSocket*>(pointer);
+            if (!socket.user) continue;
+            const Outcome outcome = socket.on_event(now_);
+            if (outcome.kind != Outcome::Kind::pending) end(*static_cast<Entry*>(socket.user), outcome);
         }
     }
     if (mail) read_mailbox();
     return count;
-}
-
-void Prober::Worker::watch(Entry& entry, int operation) {
-    epoll_event event{.events = entry.attempt->events(), .data = {.ptr = &entry}};
-    if (epoll_ctl(epoll_, operation, entry.attempt->descriptor(), &event) != 0)
-        end(entry, Outcome::unable("epoll_ctl: no memory"));
 }
 
 // --- one probe -----------------------------------------------------------------------------------------------------
@@ -187,26 +180,31 @@ void Prober::Worker::begin(Entry& entry) {
     // Read anew: of many that are due at once the last is not to be charged with the time that the others took.
     entry.sent = now_ = Clock::now();
     sent_.fetch_add(1, std::memory_order_relaxed);
-    if (entry.target.settings.kind == ProbeKind::icmp) return begin_echo(entry);
-    Begun begun = begin_attempt(entry.target, random_(), entry.sent);
-    if (!begun.attempt) return end(entry, begun.outcome);
-    entry.attempt = std::move(begun.attempt);
+    const Outcome outcome = entry.target.settings.kind == ProbeKind::icmp ? ask_by_echo(entry) : ask(entry);
+    if (outcome.kind != Outcome::Kind::pending) return end(entry, outcome);
     timers_.arm(entry, entry.sent + entry.target.settings.timeout);
-    watch(entry, EPOLL_CTL_ADD);
 }
 
-void Prober::Worker::begin_echo(Entry& entry) {
+Outcome Prober::Worker::ask(Entry& entry) {
+    ProbeSocket::Opened taken = sockets_.take(entry.target);
+    if (!taken.socket) return taken.outcome;
+    entry.socket = std::move(taken.socket);
+    entry.socket->user = &entry;
+    return entry.socket->ask(entry.target, random_(), entry.sent);
+}
+
+Outcome Prober::Worker::ask_by_echo(Entry& entry) {
     const IpAddress& ip = entry.target.address.ip;
     Pinger* by = pinger(ip.is_v4());
-    if (!by) return end(entry, Outcome::unable("probes of kind icmp cannot be sent"));
+    if (!by) return Outcome::unable("probes of kind icmp cannot be sent");
     uint64_t token = random_();
     while (echoes_.contains(token))
         token = random_();
     entry.sent_at = std::chrono::system_clock::now();
-    if (const int error = by->send(ip, entry.target.egress, token); error != 0) return end(entry, outcome_of(error));
+    if (const int error = by->send(ip, entry.target.egress, token); error != 0) return outcome_of(error);
     entry.echo = token;
     echoes_.emplace(token, &entry);
-    timers_.arm(entry, entry.sent + entry.target.settings.timeout);
+    return {};
 }
 
 // Opened when the first target wants it; what cannot be had is asked for again each ten seconds.
@@ -244,9 +242,16 @@ void Prober::Worker::time_out(Entry& entry) {
     end(entry, Outcome::failed(fmt::format("no answer within {}", to_string(entry.target.settings.timeout))));
 }
 
-void Prober::Worker::end(Entry& entry, const Outcome& outcome) {
-    entry.attempt.reset();
+// Whatever answer is still to come.
+void Prober::Worker::forget(Entry& entry) {
+    if (entry.socket) sockets_.leave(std::move(entry.socket));
     if (entry.echo) echoes_.erase(*std::exchange(entry.echo, std::nullopt));
+}
+
+void Prober::Worker::end(Entry& entry, const Outcome& outcome) {
+    if (entry.socket && outcome.kind == Outcome::Kind::answered)
+        sockets_.put_back(entry.target, std::move(entry.socket));
+    forget(entry);
     entry.problem = outcome.why;
     bool moved = false;
     if (outcome.kind == Outcome::Kind::answered) {
@@ -260,8 +265,9 @@ void Prober::Worker::end(Entry& entry, const Outcome& outcome) {
         log_.limited(LogLevel::error, "probe-unable", "a probe could not be sent; what it is for counts as it was",
                      {{"target", to_string(entry.target.address)}, {"error", outcome.why}});
     }
-    entry.gauge->write(entry.quality.reading(), entry.problem);
     if (moved) tell(entry, true);
+    // Last: whoever reads here that it is down finds it closed, and in the log.
+    entry.gauge->write(entry.quality.reading(), entry.problem);
     schedule(entry, outcome);
 }
 
@@ -351,12 +357,13 @@ void Prober::Worker::take_over(const std::vector<Wanted>& wanted) {
     for (const auto& [address, entry] : known) {
         if (!entry) continue;
         timers_.disarm(*entry);
-        if (entry->echo) echoes_.erase(*entry->echo);
+        forget(*entry);
         left.insert(left.end(), entry->endpoints.begin(), entry->endpoints.end());
     }
     for (const auto& endpoint : left)
         if (!asked.contains(endpoint.get())) endpoint->open(routing::closed_by_probe);
     entries_ = std::move(next);
+    sockets_.clear();  // there may be none left of a kind, or way, that some are for
 }
 
 // --- what it tells -------------------------------------------------------------------------------------------------

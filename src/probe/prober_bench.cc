@@ -35,6 +35,9 @@ class Peer {
             // Answers come from the address that was asked: the control data says which, and goes back as it came.
             const int one = 1;
             setsockopt(echo_, IPPROTO_IP, IP_PKTINFO, &one, sizeof one);
+            // Not to be what loses probes.
+            const int buffer = 16 << 20;
+            setsockopt(echo_, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer);
             while (!over_) {
                 char buffer[64], control[256];
                 sockaddr_storage from;
@@ -104,21 +107,34 @@ void probe_all(benchmark::State& state, ProbeKind kind) {
     state.counters["lost"] = lost / sent;
 }
 
-// The system calls of a tcp probe and nothing else, one after the other: what no prober can be below.
-void handshake_alone(benchmark::State& state) {
+// The system calls of a tcp probe and nothing else, one after the other: what no prober can be below. With a socket for
+// each, and with one for all that is disconnected and connected again.
+template <bool reused>
+void handshake(benchmark::State& state) {
     Peer peer;
+    const auto opened = [] {
+        const int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        const linger abort{.l_onoff = 1, .l_linger = 0};
+        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &abort, sizeof abort);
+        return descriptor;
+    };
+    const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
+    const int kept = opened();
     uint32_t host = 0;
     for (auto _ : state) {
         sockaddr_storage address;
         const socklen_t size = SocketAddress{IpAddress::v4(0x7f010001 + host++ % 5000), peer.port()}.to(address);
-        const int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-        const linger abort{.l_onoff = 1, .l_linger = 0};
-        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &abort, sizeof abort);
+        const int descriptor = reused ? kept : opened();
         benchmark::DoNotOptimize(connect(descriptor, reinterpret_cast<sockaddr*>(&address), size));
-        close(descriptor);
+        if (reused)
+            connect(descriptor, &nobody, sizeof nobody);
+        else
+            close(descriptor);
     }
+    close(kept);
 }
-BENCHMARK(handshake_alone)->Iterations(50000)->Unit(benchmark::kMicrosecond);
+BENCHMARK(handshake<false>)->Iterations(50000)->Unit(benchmark::kMicrosecond);
+BENCHMARK(handshake<true>)->Iterations(50000)->Unit(benchmark::kMicrosecond);
 
 const bool registered = [] {
     for (const ProbeKind kind : {ProbeKind::tcp, ProbeKind::udp, ProbeKind::icmp})

@@ -8,12 +8,14 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 
-#include "probe/attempt.h"
+#include "probe/probe_socket.h"
 
 namespace marchproxy::probe {
 namespace {
@@ -216,6 +218,52 @@ TEST_F(ProberTest, WhoFloodsIsCutOffAndTheOthersGoOn) {
     EXPECT_LT(reading(0).loss_ratio, 0.5);
 }
 
+// The next target's probe may go by the same socket.
+TEST_F(ProberTest, WhatComesAfterAnAnswerIsNobodys) {
+    Served good(SOCK_DGRAM, echo);
+    Served talks(SOCK_DGRAM, [](int descriptor) {
+        std::string text;
+        sockaddr_storage from;
+        socklen_t size;
+        receive_from(descriptor, text, from, size);
+        sendto(descriptor, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&from), size);
+        for (int i = 0; i < 200; ++i)
+            sendto(descriptor, "garbage", 7, MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&from), size);
+    });
+    std::vector<Target> targets;
+    for (int i = 0; i < 10; ++i)
+        targets.push_back(target(ProbeKind::udp, i % 2 ? talks.address() : good.address()));
+    follow(targets);
+    ASSERT_TRUE(eventually([&] { return prober.status().answered > 100; }));
+    EXPECT_LE(prober.status().lost, 2U) << problem(0) << problem(1);
+}
+
+TEST_F(ProberTest, ManyProbesNeedFewDescriptors) {
+    const auto descriptors = [] {
+        const std::filesystem::directory_iterator all("/proc/self/fd");
+        return std::distance(begin(all), end(all));
+    };
+    Served tcp(SOCK_STREAM, accept_and_close);
+    Served http(SOCK_STREAM, answer_with("HTTP/1.1 200 OK\r\n\r\n"));
+    Served udp(SOCK_DGRAM, echo);
+    std::vector<Target> targets;
+    for (int i = 0; i < 40; ++i) {
+        targets.push_back(target(ProbeKind::tcp, tcp.address()));
+        targets.push_back(target(ProbeKind::http, http.address()));
+        targets.push_back(target(ProbeKind::udp, udp.address()));
+        targets.push_back(target(ProbeKind::tcp, {here, closed_port()}));
+        targets.push_back(target(ProbeKind::udp, {here, closed_port()}));
+    }
+    const auto before = descriptors();
+    follow(targets);
+    ASSERT_TRUE(eventually([&] { return prober.status().answered > 600 && prober.status().lost > 400; }));
+    EXPECT_LE(descriptors() - before, 120) << "those of who answer, at most, and of nobody who does not";
+    for (size_t i = 0; i < targets.size(); ++i)
+        EXPECT_EQ(reading(i).up, i % 5 < 3) << i << ": " << problem(i);
+    follow({});
+    EXPECT_LE(descriptors() - before, 1);
+}
+
 TEST_F(ProberTest, LateAnswersAreLost) {
     Served late(SOCK_DGRAM, [](int descriptor) {
         std::this_thread::sleep_for(150ms);
@@ -246,7 +294,7 @@ TEST_F(ProberTest, ARefusalIsAnAnswerWhereTheHostIsAsked) {
     EXPECT_TRUE(reading().up);
 }
 
-TEST(Attempt, WhatThisMachineCannotSendIsNoSignOfTheTarget) {
+TEST(ProbeSocket, WhatThisMachineCannotSendIsNoSignOfTheTarget) {
     for (const int error : {EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EAFNOSUPPORT})
         EXPECT_EQ(outcome_of(error).kind, Outcome::Kind::unable) << strerror(error);
     for (const int error : {ECONNREFUSED, ECONNRESET, ENETUNREACH, EHOSTUNREACH, EPERM, EACCES})
@@ -264,17 +312,31 @@ TEST_F(ProberTest, APathWhoseSourceIsNotHereIsDown) {
 }
 
 TEST_F(ProberTest, ProbesComeFromTheSource) {
-    std::atomic<uint32_t> from{0};
+    std::mutex from_mutex;
+    std::multiset<uint32_t> from;
+    const auto times = [&](uint32_t address) {
+        std::lock_guard lock(from_mutex);
+        return from.count(address);
+    };
     Served server(SOCK_STREAM, [&](int listener) {
         sockaddr_in peer{};
         socklen_t size = sizeof peer;
-        close(accept(listener, reinterpret_cast<sockaddr*>(&peer), &size));
-        from = ntohl(peer.sin_addr.s_addr);
+        const int connection = accept(listener, reinterpret_cast<sockaddr*>(&peer), &size);
+        char request[1024];
+        recv(connection, request, sizeof request, 0);
+        send(connection, "HTTP/1.1 200 OK\r\n\r\n", 19, MSG_NOSIGNAL);
+        close(connection);
+        std::lock_guard lock(from_mutex);
+        from.insert(ntohl(peer.sin_addr.s_addr));
     });
-    Target asked = target(ProbeKind::http, server.address());
-    asked.egress.source = IpAddress::v4(0x7f000009);
-    follow({asked});
-    EXPECT_TRUE(eventually([&] { return from == 0x7f000009; }));
+    std::vector<Target> asked(2, target(ProbeKind::http, server.address()));
+    for (uint32_t i = 0; i < 2; ++i)
+        asked[i].egress.source = IpAddress::v4(0x7f000009 + i);
+    follow(asked);
+    // More than once: what was bound stays bound while other targets are asked.
+    EXPECT_TRUE(eventually([&] { return times(0x7f000009) > 3 && times(0x7f00000a) > 3; }));
+    std::lock_guard lock(from_mutex);
+    EXPECT_EQ(from.size(), from.count(0x7f000009) + from.count(0x7f00000a));
 }
 
 TEST_F(ProberTest, ATcpProbeIsNoConnectionToAccept) {
