@@ -231,11 +231,13 @@ TEST_F(ProberTest, WhatComesAfterAnAnswerIsNobodys) {
             sendto(descriptor, "garbage", 7, MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&from), size);
     });
     std::vector<Target> targets;
-    for (int i = 0; i < 10; ++i)
+    for (int i = 0; i < 10; ++i) {
         targets.push_back(target(ProbeKind::udp, i % 2 ? talks.address() : good.address()));
+        targets.back().settings.timeout = 5s;  // a busy machine is no reason to lose one
+    }
     follow(targets);
     ASSERT_TRUE(eventually([&] { return prober.status().answered > 100; }));
-    EXPECT_LE(prober.status().lost, 2U) << problem(0) << problem(1);
+    EXPECT_EQ(prober.status().lost, 0U) << problem(0) << problem(1);
 }
 
 TEST_F(ProberTest, ManyProbesNeedFewDescriptors) {
@@ -254,6 +256,8 @@ TEST_F(ProberTest, ManyProbesNeedFewDescriptors) {
         targets.push_back(target(ProbeKind::tcp, {here, closed_port()}));
         targets.push_back(target(ProbeKind::udp, {here, closed_port()}));
     }
+    for (size_t i = 0; i < targets.size(); ++i)
+        if (i % 5 < 3) targets[i].settings.timeout = 5s;
     const auto before = descriptors();
     follow(targets);
     ASSERT_TRUE(eventually([&] { return prober.status().answered > 600 && prober.status().lost > 400; }));
@@ -261,7 +265,7 @@ TEST_F(ProberTest, ManyProbesNeedFewDescriptors) {
     for (size_t i = 0; i < targets.size(); ++i)
         EXPECT_EQ(reading(i).up, i % 5 < 3) << i << ": " << problem(i);
     follow({});
-    EXPECT_LE(descriptors() - before, 1);
+    EXPECT_LE(descriptors() - before, 3) << "a connection that a peer has still open";
 }
 
 TEST_F(ProberTest, LateAnswersAreLost) {
