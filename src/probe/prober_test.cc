@@ -28,11 +28,12 @@ const IpAddress here = IpAddress::v4(0x7f000001);
 // A socket at a port of its own on loopback, and a thread that serves it until it goes.
 class Served {
   public:
-    Served(int type, std::function<void(int)> serve, uint16_t port = 0) : descriptor_(socket(AF_INET, type, 0)) {
+    Served(int type, std::function<void(int)> serve, uint16_t port = 0, IpAddress ip = here)
+        : descriptor_(socket(ip.is_v4() ? AF_INET : AF_INET6, type, 0)) {
         const int one = 1;
         setsockopt(descriptor_, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
         sockaddr_storage address;
-        const socklen_t size = SocketAddress{here, port}.to(address);
+        const socklen_t size = SocketAddress{ip, port}.to(address);
         EXPECT_EQ(bind(descriptor_, reinterpret_cast<sockaddr*>(&address), size), 0) << strerror(errno);
         if (type == SOCK_STREAM) listen(descriptor_, 100);
         thread_ = std::thread([this, serve = std::move(serve)] {
@@ -341,6 +342,20 @@ TEST_F(ProberTest, ProbesComeFromTheSource) {
     EXPECT_TRUE(eventually([&] { return times(0x7f000009) > 3 && times(0x7f00000a) > 3; }));
     std::lock_guard lock(from_mutex);
     EXPECT_EQ(from.size(), from.count(0x7f000009) + from.count(0x7f00000a));
+}
+
+TEST_F(ProberTest, Ipv6IsAskedAgainAndAgain) {
+    const IpAddress six = *IpAddress::parse("::1");
+    Served tcp(SOCK_STREAM, accept_and_close, 0, six), udp(SOCK_DGRAM, echo, 0, six);
+    std::vector<Target> targets;
+    for (int i = 0; i < 8; ++i) {
+        targets.push_back(i % 2 ? target(ProbeKind::tcp, tcp.address()) : target(ProbeKind::udp, udp.address()));
+        targets.back().settings.timeout = 5s;
+        if (i >= 4) targets.back().egress.source = six;
+    }
+    follow(targets);
+    ASSERT_TRUE(eventually([&] { return prober.status().answered > 60; }));
+    EXPECT_EQ(prober.status().lost, 0U) << problem(0) << problem(1) << problem(4) << problem(5);
 }
 
 TEST_F(ProberTest, ATcpProbeIsNoConnectionToAccept) {
