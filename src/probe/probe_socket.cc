@@ -250,9 +250,9 @@ ProbeSocket::Opened ProbeSocket::open(const Target& target) {
     const int descriptor =
         socket(target.address.ip.is_v4() ? AF_INET : AF_INET6, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (descriptor < 0) return {nullptr, outcome_of(errno)};
-    Opened opened{socket_for(target.settings.kind, descriptor), {}};
+    std::unique_ptr<ProbeSocket> opened = socket_for(target.settings.kind, descriptor);
     if (!leave_by(descriptor, target.egress)) return {nullptr, Outcome::failed(why_not_by(target.egress, errno))};
-    return opened;
+    return {std::move(opened), {}};
 }
 
 }  // namespace marchproxy::probe

@@ -1,7 +1,7 @@
 // Sockets that probes go by, watched by one epoll: an event's data.ptr is the ProbeSocket. At rest are those of targets
 // that answered, the last used first, whose memory is warm; one whose probe was lost is left, so that what comes late
-// finds it closed. There are as many as probes were ever on their way at once since clear(): a limit below that would have
-// sockets made and closed just when there is most to do.
+// finds it closed. There are as many as probes were ever on their way at once since clear(): a limit below that would
+// have sockets made and closed just when there is most to do.
 //
 // One thread.
 #pragma once
