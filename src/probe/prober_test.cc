@@ -81,12 +81,22 @@ void receive_from(int descriptor, std::string& text, sockaddr_storage& from, soc
     text.assign(buffer, got > 0 ? static_cast<size_t>(got) : 0);
 }
 
+// Sends back what came, so many times, and then garbage.
+std::function<void(int)> answer_and_flood(int answers, int garbage) {
+    return [=](int descriptor) {
+        std::string text;
+        sockaddr_storage from;
+        socklen_t size;
+        receive_from(descriptor, text, from, size);
+        for (int i = 0; i < answers; ++i)
+            sendto(descriptor, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&from), size);
+        for (int i = 0; i < garbage; ++i)
+            sendto(descriptor, "garbage", 7, MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&from), size);
+    };
+}
+
 void echo(int descriptor) {
-    std::string text;
-    sockaddr_storage from;
-    socklen_t size;
-    receive_from(descriptor, text, from, size);
-    sendto(descriptor, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&from), size);
+    answer_and_flood(1, 0)(descriptor);
 }
 
 uint16_t closed_port() {
@@ -203,14 +213,7 @@ TEST_F(ProberTest, UdpTakesNothingButItsOwnEcho) {
 
 TEST_F(ProberTest, WhoFloodsIsCutOffAndTheOthersGoOn) {
     Served good(SOCK_DGRAM, echo);
-    Served flood(SOCK_DGRAM, [](int descriptor) {
-        std::string text;
-        sockaddr_storage from;
-        socklen_t size;
-        receive_from(descriptor, text, from, size);
-        for (int i = 0; i < 2000; ++i)
-            sendto(descriptor, "garbage", 7, MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&from), size);
-    });
+    Served flood(SOCK_DGRAM, answer_and_flood(0, 2000));
     follow({target(ProbeKind::udp, good.address()), target(ProbeKind::udp, flood.address())});
     EXPECT_TRUE(falls(1));
     EXPECT_TRUE(answers(0));
@@ -222,15 +225,7 @@ TEST_F(ProberTest, WhoFloodsIsCutOffAndTheOthersGoOn) {
 // The next target's probe may go by the same socket.
 TEST_F(ProberTest, WhatComesAfterAnAnswerIsNobodys) {
     Served good(SOCK_DGRAM, echo);
-    Served talks(SOCK_DGRAM, [](int descriptor) {
-        std::string text;
-        sockaddr_storage from;
-        socklen_t size;
-        receive_from(descriptor, text, from, size);
-        sendto(descriptor, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&from), size);
-        for (int i = 0; i < 200; ++i)
-            sendto(descriptor, "garbage", 7, MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&from), size);
-    });
+    Served talks(SOCK_DGRAM, answer_and_flood(1, 200));
     std::vector<Target> targets;
     for (int i = 0; i < 10; ++i) {
         targets.push_back(target(ProbeKind::udp, i % 2 ? talks.address() : good.address()));
@@ -400,13 +395,7 @@ TEST_F(ProberTest, ThousandsOfTargets) {
 // The interval and three timeouts, and what the machine adds; one at a time it would be 2.1 s at least.
 TEST_F(ProberTest, WhoFallsSilentIsDownSoon) {
     std::atomic<bool> silent{false};
-    Served server(SOCK_DGRAM, [&](int descriptor) {
-        if (!silent) return echo(descriptor);
-        std::string text;
-        sockaddr_storage from;
-        socklen_t size;
-        receive_from(descriptor, text, from, size);
-    });
+    Served server(SOCK_DGRAM, [&](int descriptor) { answer_and_flood(silent ? 0 : 1, 0)(descriptor); });
     Target asked = target(ProbeKind::udp, server.address());
     asked.settings.interval = 1s;
     asked.settings.timeout = 100ms;
