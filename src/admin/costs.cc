@@ -129,6 +129,7 @@ std::string costs_report(const Json& rows) {
     double dollars = 0;
     for (const Json& row : rows) {
         std::vector<std::string> cells;
+        cells.reserve(keys.size() + 4);
         for (const std::string& key : keys)
             cells.push_back(or_dash(row.at(key).get<std::string>()));
         for (const char* bytes : {"received_bytes", "sent_bytes", "billed_bytes"})

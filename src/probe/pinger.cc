@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -81,13 +82,15 @@ Pinger::Pinger(Pinger&& other) noexcept
       v4_(other.v4_),
       raw_(other.raw_),
       identifier_(other.identifier_),
-      sequence_(other.sequence_) {}
+      sequence_(other.sequence_),
+      guard_(std::move(other.guard_)) {}
 
 Pinger::~Pinger() {
     if (descriptor_ >= 0) close(descriptor_);
 }
 
-int Pinger::send(const IpAddress& to, const Egress& egress, uint64_t token) {
+int Pinger::send(const IpAddress& to, const Egress& egress, uint64_t token, TimePoint now) {
+    guard_.let_in(now);
     if (!egress.is_possible()) return ENETUNREACH;
     Echo echo{.type = static_cast<uint8_t>(v4_ ? ICMP_ECHO : ICMP6_ECHO_REQUEST),
               .code = 0,
@@ -113,7 +116,7 @@ int Pinger::send(const IpAddress& to, const Egress& egress, uint64_t token) {
     return sendmsg(descriptor_, &message, 0) < 0 ? errno : 0;
 }
 
-void Pinger::receive(const std::function<void(const IpAddress& from, uint64_t token, WallTime came)>& answered) {
+std::vector<IpAddress> Pinger::receive(const Answered& answered, TimePoint now) {
     struct Slot {
         std::array<char, 128> bytes;
         sockaddr_storage from;
@@ -133,19 +136,25 @@ void Pinger::receive(const std::function<void(const IpAddress& from, uint64_t to
                                .msg_controllen = slot.control.size(),
                                .msg_flags = 0};
     }
+    std::vector<IpAddress> shut_out;
     const int got = recvmmsg(descriptor_, messages.data(), most_a_turn, 0, nullptr);
     for (int i = 0; i < got; ++i) {
         const mmsghdr& message = messages[static_cast<size_t>(i)];
         const Slot& slot = slots[static_cast<size_t>(i)];
         // A raw socket of IPv4 hears the IP header too (raw(7)).
         const size_t start = raw_ && v4_ ? (static_cast<uint8_t>(slot.bytes[0]) & 15) * 4U : 0;
-        if (message.msg_len != start + sizeof(Echo)) continue;
-        Echo echo;
-        std::memcpy(&echo, slot.bytes.data() + start, sizeof echo);
-        if (echo.type != (v4_ ? ICMP_ECHOREPLY : ICMP6_ECHO_REPLY)) continue;
+        Echo echo{};
+        const size_t there = std::min<size_t>(message.msg_len, slot.bytes.size());
+        if (there > start) std::memcpy(&echo, slot.bytes.data() + start, std::min(there - start, sizeof echo));
+        // What a raw socket hears of another process' pings.
         if (raw_ && echo.identifier != htons(identifier_)) continue;
-        answered(SocketAddress::from(slot.from).ip, echo.token, came_at(message.msg_hdr));
+        const bool whole =
+            message.msg_len == start + sizeof echo && echo.type == (v4_ ? ICMP_ECHOREPLY : ICMP6_ECHO_REPLY);
+        const IpAddress from = SocketAddress::from(slot.from).ip;
+        if (!(whole && answered(from, echo.token, came_at(message.msg_hdr))) && guard_.unasked(from, now))
+            shut_out.push_back(from);
     }
+    return shut_out;
 }
 
 }  // namespace marchproxy::probe

@@ -201,7 +201,7 @@ Outcome Prober::Worker::ask_by_echo(Entry& entry) {
     while (echoes_.contains(token))
         token = random_();
     entry.sent_at = std::chrono::system_clock::now();
-    if (const int error = by->send(ip, entry.target.egress, token); error != 0) return outcome_of(error);
+    if (const int error = by->send(ip, entry.target.egress, token, entry.sent); error != 0) return outcome_of(error);
     entry.echo = token;
     echoes_.emplace(token, &entry);
     return {};
@@ -230,16 +230,25 @@ Pinger* Prober::Worker::pinger(bool v4) {
 }
 
 void Prober::Worker::receive_echoes(Pinger& by) {
-    by.receive([this](const IpAddress& from, uint64_t token, WallTime came) {
+    const auto answered = [this](const IpAddress& from, uint64_t token, WallTime came) {
         const auto found = echoes_.find(token);
-        if (found == echoes_.end() || found->second->target.address.ip != from) return;
+        if (found == echoes_.end() || found->second->target.address.ip != from) return false;
         Entry& entry = *found->second;
         end(entry, Outcome::answered(came - entry.sent_at));
-    });
+        return true;
+    };
+    for (const IpAddress& flooder : by.receive(answered, now_))
+        log_.limited(LogLevel::warn, "probe-flood",
+                     "sends far more echo replies than it was asked for, and is not heard",
+                     {{"target", to_string(flooder)}, {"for", to_string(FloodGuard::time_out)}});
 }
 
 void Prober::Worker::time_out(Entry& entry) {
-    end(entry, Outcome::failed(fmt::format("no answer within {}", to_string(entry.target.settings.timeout))));
+    const IpAddress& ip = entry.target.address.ip;
+    if (entry.echo && pingers_[ip.is_v4()]->shuts_out(ip))
+        end(entry, Outcome::failed("it floods: it is not heard, as it sent far more than it was asked for"));
+    else
+        end(entry, Outcome::failed(fmt::format("no answer within {}", to_string(entry.target.settings.timeout))));
 }
 
 // Whatever answer is still to come.

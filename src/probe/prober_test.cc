@@ -3,11 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <netinet/ip_icmp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <mutex>
@@ -284,6 +287,65 @@ TEST_F(ProberTest, IcmpAsksTheHost) {
     }
     EXPECT_TRUE(answers(0));
     EXPECT_TRUE(answers(1));
+}
+
+// As root: it takes a raw socket to send echo replies that nobody asked for.
+struct EchoFlood {
+    explicit EchoFlood(const IpAddress& from) : descriptor(socket(AF_INET, SOCK_RAW | SOCK_NONBLOCK, IPPROTO_ICMP)) {
+        sockaddr_storage address;
+        const socklen_t size = SocketAddress{from, 0}.to(address);
+        if (descriptor < 0 || bind(descriptor, reinterpret_cast<sockaddr*>(&address), size) != 0) return;
+        thread = std::thread([this] { flood(); });
+    }
+    ~EchoFlood() {
+        over = true;
+        if (thread.joinable()) thread.join();
+        close(descriptor);
+    }
+    bool is_possible() const { return thread.joinable(); }
+
+    // The request that comes says whom, by the kernel's identifier for the prober's socket, at 4 behind the IP header.
+    void flood() {
+        std::array<char, 20 + 16> packet{};
+        while (!over && (recv(descriptor, packet.data(), packet.size(), 0) != static_cast<ssize_t>(packet.size()) ||
+                         packet[20] != ICMP_ECHO))
+            std::this_thread::sleep_for(1ms);
+        std::array<uint16_t, 8> reply{};
+        std::memcpy(&reply[2], &packet[24], sizeof reply[2]);
+        reply[1] = static_cast<uint16_t>(~reply[2]);
+        sockaddr_storage address;
+        const socklen_t size = SocketAddress{here, 0}.to(address);
+        while (!over)
+            sendto(descriptor, reply.data(), sizeof reply, 0, reinterpret_cast<sockaddr*>(&address), size);
+    }
+
+    const int descriptor;
+    std::atomic<bool> over{false};
+    std::thread thread;
+};
+
+TEST_F(ProberTest, WhoFloodsWithEchoRepliesIsNotHeardAndTheOthersAre) {
+    const IpAddress flooder = IpAddress::v4(0x7f000009);
+    EchoFlood flood(flooder);
+    if (!flood.is_possible()) GTEST_SKIP() << "no raw socket";
+    std::vector<Target> targets{target(ProbeKind::icmp, {flooder, 0})};
+    for (uint32_t i = 0; i < 20; ++i)
+        targets.push_back(target(ProbeKind::icmp, {IpAddress::v4(0x7f00000a + i), 0}));
+    for (size_t i = 1; i < targets.size(); ++i)
+        targets[i].settings.timeout = 5s;
+    follow(targets);
+    if (eventually([&] { return !prober.status().notes.empty() || reading().probes > 3; }) &&
+        !prober.status().notes.empty())
+        GTEST_SKIP() << prober.status().notes[0];
+    ASSERT_TRUE(falls());
+    EXPECT_THAT(problem(), HasSubstr("it floods"));
+    const Status before = prober.status();
+    std::this_thread::sleep_for(500ms);
+    EXPECT_LT(prober.status().cpu - before.cpu, 250ms) << "it costs this thread nothing any more";
+    for (size_t i = 1; i < targets.size(); ++i)
+        EXPECT_TRUE(reading(i).up) << i << ": " << problem(i);
+    std::lock_guard lock(mutex);
+    EXPECT_THAT(logged, HasSubstr("far more echo replies"));
 }
 
 TEST_F(ProberTest, ARefusalIsAnAnswerWhereTheHostIsAsked) {
