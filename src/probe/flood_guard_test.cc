@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -34,15 +35,19 @@ struct FloodGuardTest : testing::TestWithParam<bool> {
         const socklen_t size = SocketAddress{ip, 0}.to(address);
         return bind(descriptor, reinterpret_cast<sockaddr*>(&address), size);
     }
-    bool hears(const IpAddress& from) {
+    // What is sent over loopback is there at once, or a little later where the machine has other things to do.
+    bool hears(const IpAddress& from) { return hears(from, 5s); }
+    bool is_deaf_to(const IpAddress& from) { return !hears(from, 10ms); }
+    bool hears(const IpAddress& from, std::chrono::milliseconds patience) {
         const int sender = opened();
         EXPECT_EQ(bind_to(sender, from), 0) << strerror(errno);
         sockaddr_storage address;
         const socklen_t size = own.to(address);
         sendto(sender, "x", 1, 0, reinterpret_cast<sockaddr*>(&address), size);
         close(sender);
+        pollfd ready{descriptor, POLLIN, 0};
         char byte;
-        return recv(descriptor, &byte, 1, 0) == 1;
+        return poll(&ready, 1, static_cast<int>(patience.count())) == 1 && recv(descriptor, &byte, 1, 0) == 1;
     }
     // Whether that was one too many.
     bool sends(const IpAddress& from, unsigned count, TimePoint at) {
@@ -64,10 +69,10 @@ TEST_P(FloodGuardTest, WhoFloodsIsNotHeardForAWhile) {
     EXPECT_TRUE(hears(flooder));
     EXPECT_TRUE(sends(flooder, 1, start));
     EXPECT_TRUE(guard.shuts_out(flooder));
-    EXPECT_FALSE(hears(flooder));
+    EXPECT_TRUE(is_deaf_to(flooder));
 
     guard.let_in(start + FloodGuard::time_out - 1ms);
-    EXPECT_FALSE(hears(flooder));
+    EXPECT_TRUE(is_deaf_to(flooder));
     guard.let_in(start + FloodGuard::time_out);
     EXPECT_FALSE(guard.shuts_out(flooder));
     EXPECT_TRUE(hears(flooder));
@@ -88,7 +93,7 @@ TEST_P(FloodGuardOfMany, TheOthersAreHeard) {
     for (uint32_t host = 10; host < 10 + FloodGuard::most_shut_out; ++host)
         EXPECT_TRUE(sends(address_of(host), FloodGuard::most_a_second + 1, start));
     for (uint32_t host = 10; host < 10 + FloodGuard::most_shut_out; ++host)
-        EXPECT_FALSE(hears(address_of(host))) << host;
+        EXPECT_TRUE(is_deaf_to(address_of(host))) << host;
     EXPECT_FALSE(sends(address_of(9), 2 * FloodGuard::most_a_second, start)) << "there is an end to it";
     for (const uint32_t host : {1U, 9U, 200U})
         EXPECT_TRUE(hears(address_of(host))) << host;
@@ -107,8 +112,8 @@ TEST(FloodGuard, AnAddressThatIsAlmostTheSameIsHeard) {
             guard.unasked(*IpAddress::parse(other), Clock::now());
         EXPECT_TRUE(guard.shuts_out(*IpAddress::parse(other)));
         sendto(descriptor, "x", 1, 0, reinterpret_cast<sockaddr*>(&address), size);
-        char byte;
-        EXPECT_EQ(recv(descriptor, &byte, 1, 0), 1) << other;
+        pollfd ready{descriptor, POLLIN, 0};
+        EXPECT_EQ(poll(&ready, 1, 5000), 1) << other;
         close(descriptor);
     }
 }

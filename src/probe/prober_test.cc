@@ -260,7 +260,8 @@ TEST_F(ProberTest, ManyProbesNeedFewDescriptors) {
     const auto before = descriptors();
     follow(targets);
     ASSERT_TRUE(eventually([&] { return prober.status().answered > 600 && prober.status().lost > 400; }));
-    EXPECT_LE(descriptors() - before, 120) << "those of who answer, at most, and of nobody who does not";
+    // One for each that answers, at most, and what is just under way; each of the others has had several.
+    EXPECT_LE(descriptors() - before, 160);
     for (size_t i = 0; i < targets.size(); ++i)
         EXPECT_EQ(reading(i).up, i % 5 < 3) << i << ": " << problem(i);
     follow({});
