@@ -241,7 +241,8 @@ bool AccessTree::operator==(const AccessTree& other) const {
 }
 
 Result<PackedAccess> pack(const AccessTrees& trees, uint32_t first_chunk, uint32_t most) {
-    PackedAccess packed{.roots = std::make_unique<abi::access_roots>(), .chunks = {}};
+    PackedAccess packed;
+    packed.roots = std::make_unique<abi::access_roots>();
     packed.roots->first_chunk = first_chunk;
     Packing packing(packed, most);
     for (const auto& [service, tree] : trees)

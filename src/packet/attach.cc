@@ -15,10 +15,10 @@ namespace {
 Interface renamed(const Pin& pin, const Descriptor& pinned, const std::vector<Pin>& pins) {
     const std::unique_ptr<struct if_nameindex, decltype(&::if_freenameindex)> all(::if_nameindex(), ::if_freenameindex);
     for (const struct if_nameindex* one = all.get(); one && one->if_index != 0; ++one) {
-        const Interface interface { one->if_name, one->if_index };
+        Interface named{one->if_name, one->if_index};
         const bool known =
-            std::any_of(pins.begin(), pins.end(), [&](const Pin& other) { return other.interface == interface.name; });
-        if (!known && program_there(pin.way, interface, pinned) != 0) return interface;
+            std::any_of(pins.begin(), pins.end(), [&](const Pin& other) { return other.interface == named.name; });
+        if (!known && program_there(pin.way, named, pinned) != 0) return named;
     }
     return {pin.interface, 0};
 }

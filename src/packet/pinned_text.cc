@@ -35,7 +35,7 @@ std::optional<std::string> read_pinned_text(const std::string& path) {
     uint32_t size = sizeof info;
     if (bpf_obj_get_info_by_fd(map.get(), &info, &size) != 0) return {};
     // The kernel hands out values in multiples of 8 bytes.
-    std::string text((info.value_size + 7) / 8 * 8, '\0');
+    std::string text((size_t{info.value_size} + 7) / 8 * 8, '\0');
     const uint32_t zero = 0;
     if (bpf_map_lookup_elem(map.get(), &zero, text.data()) != 0) return {};
     text.resize(info.value_size);

@@ -189,7 +189,7 @@ void Planner::take_service(const PlannedService& planned) {
     if (!planned.access) return;
     made_.plan.access[index] = planned.access;
     access_nodes_ += planned.access->nodes.size();
-    if (access_nodes_ > 2 * abi::most_access_prefixes)
+    if (access_nodes_ > size_t{2} * abi::most_access_prefixes)
         throw UsedUp{
             fmt::format("the access lists of all services take more than {} nodes, of which an entry takes two "
                         "at most; fold them into larger networks",

@@ -60,12 +60,12 @@ Result<void> Plane::Implementation::clear_newcomers(const Plan& plan) {
     for (const auto& [index, record] : plan.services) {
         if (held_.services.contains(index)) continue;
         counts_.forget_service(index);
-        if (const auto cleared = programs_->clear_service(index); !cleared.ok()) return cleared;
+        if (auto cleared = programs_->clear_service(index); !cleared.ok()) return cleared;
     }
     for (const auto& [index, record] : plan.endpoints) {
         if (held_.endpoints.contains(index)) continue;
         counts_.forget_endpoint(index);
-        if (const auto cleared = programs_->clear_endpoint(index); !cleared.ok()) return cleared;
+        if (auto cleared = programs_->clear_endpoint(index); !cleared.ok()) return cleared;
     }
     return {};
 }
@@ -73,10 +73,10 @@ Result<void> Plane::Implementation::clear_newcomers(const Plan& plan) {
 // The book first: what the maps name, it has to know, whenever the process ends.
 Result<void> Plane::Implementation::write(Planned planned) {
     indexes_ = std::move(planned.indexes);
-    if (const auto kept = pins_->write_book(indexes_.to_text()); !kept.ok()) return kept;
-    if (const auto cleared = clear_newcomers(planned.plan); !cleared.ok()) return cleared;
+    if (auto kept = pins_->write_book(indexes_.to_text()); !kept.ok()) return kept;
+    if (auto cleared = clear_newcomers(planned.plan); !cleared.ok()) return cleared;
     Maps maps(*programs_);
-    const auto written = packet::apply(reconcile(held_, planned.plan), maps, held_);
+    auto written = packet::apply(reconcile(held_, planned.plan), maps, held_);
     ++written_;
     for (std::string& note : planned.notes)
         if (std::find(notes_.begin(), notes_.end(), note) == notes_.end()) notes_.push_back(std::move(note));

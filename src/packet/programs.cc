@@ -6,12 +6,12 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -322,7 +322,7 @@ uint64_t Programs::table_bytes() const {
 }
 
 uint64_t Programs::flow_table_bytes(uint64_t flows, bool ipv6_clients) {
-    constexpr uint64_t piece = 32 * 1024;  // the allocator's, for a chunk and its map's header
+    constexpr uint64_t piece = uint64_t{32} << 10;  // the allocator's, for a chunk and its map's header
     return chunks_for(flows) * (2 * piece + (ipv6_clients ? sizeof(abi::flow_client_chunk) : 0));
 }
 

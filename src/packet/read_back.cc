@@ -63,7 +63,8 @@ bool read_one(const Programs& programs, const char* name, uint32_t index, T& val
 }
 
 void read_access(const Programs& programs, Plan& plan) {
-    PackedAccess packed{.roots = std::make_unique<abi::access_roots>(), .chunks = {}};
+    PackedAccess packed;
+    packed.roots = std::make_unique<abi::access_roots>();
     if (!read_one(programs, "access_roots", 0, *packed.roots)) return;
     const uint32_t first = packed.roots->first_chunk, count = packed.roots->chunks;
     if (count > abi::access_half) throw Unreadable{"access_roots", EBADMSG};

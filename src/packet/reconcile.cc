@@ -60,7 +60,7 @@ class Reconciler {
     void clear();
 
     void name_directory(const std::vector<abi::directory_entry>& entries) {
-        changes_.push_back(ReplaceDirectory{entries});
+        changes_.emplace_back(ReplaceDirectory{entries});
     }
 
     const Plan& held_;
@@ -73,7 +73,7 @@ class Reconciler {
 
 void Reconciler::write_sources() {
     for (const auto& [index, address] : wanted_.sources)
-        if (!holds(held_.sources, index, address)) changes_.push_back(WriteSource{index, address});
+        if (!holds(held_.sources, index, address)) changes_.emplace_back(WriteSource{index, address});
 }
 
 // What an endpoint is while both configurations may name it.
@@ -91,7 +91,7 @@ abi::packet_endpoint both(const abi::packet_endpoint* held, abi::packet_endpoint
 void Reconciler::grow_endpoints() {
     for (const auto& [index, endpoint] : wanted_.endpoints) {
         const abi::packet_endpoint record = both(find(held_.endpoints, index), endpoint);
-        if (!holds(held_.endpoints, index, record)) changes_.push_back(WriteEndpoint{index, record});
+        if (!holds(held_.endpoints, index, record)) changes_.emplace_back(WriteEndpoint{index, record});
     }
 }
 
@@ -100,7 +100,7 @@ void Reconciler::write_rings() {
         const std::vector<uint32_t>* there = find(held_.rings, first);
         if (there && *there == slots) continue;
         assert(!there);
-        changes_.push_back(WriteRing{first, slots});
+        changes_.emplace_back(WriteRing{first, slots});
     }
 }
 
@@ -117,7 +117,7 @@ void Reconciler::widen_directory() {
 void Reconciler::replace_access(const AccessTrees& trees) {
     if (same(access_, trees)) return;
     access_ = trees;
-    changes_.push_back(ReplaceAccess{trees});
+    changes_.emplace_back(ReplaceAccess{trees});
 }
 
 // The lists of services that packets are to find, and those that others had.
@@ -131,18 +131,18 @@ void Reconciler::widen_access() {
 // What a service's flags do not ask for nobody reads, and what they ask for and is 0 is no limit.
 void Reconciler::write_limits() {
     for (const auto& [service, limits] : wanted_.limits)
-        if (!holds(held_.limits, service, limits)) changes_.push_back(WriteLimits{service, limits});
+        if (!holds(held_.limits, service, limits)) changes_.emplace_back(WriteLimits{service, limits});
 }
 
 void Reconciler::write_qos() {
     for (const auto& [service, qos] : wanted_.qos)
-        if (!holds(held_.qos, service, qos)) changes_.push_back(WriteQos{service, qos});
+        if (!holds(held_.qos, service, qos)) changes_.emplace_back(WriteQos{service, qos});
 }
 
 void Reconciler::write_services(bool found) {
     for (const auto& [index, service] : wanted_.services)
         if (found_.contains(index) == found && !holds(held_.services, index, service))
-            changes_.push_back(WriteService{index, service});
+            changes_.emplace_back(WriteService{index, service});
 }
 
 // Also where it stays the same but a ring was left: for its slots it has to be known that nobody is in them.
@@ -161,22 +161,22 @@ void Reconciler::replace_directory() {
 void Reconciler::shrink_endpoints() {
     for (const auto& [index, endpoint] : wanted_.endpoints)
         if (!same_bytes(both(find(held_.endpoints, index), endpoint), endpoint))
-            changes_.push_back(WriteEndpoint{index, endpoint});
+            changes_.emplace_back(WriteEndpoint{index, endpoint});
 }
 
 void Reconciler::clear() {
     for (const auto& [index, service] : held_.services)
-        if (!wanted_.services.contains(index)) changes_.push_back(ClearService{index});
+        if (!wanted_.services.contains(index)) changes_.emplace_back(ClearService{index});
     for (const auto& [service, limits] : held_.limits)
-        if (!wanted_.limits.contains(service)) changes_.push_back(ClearLimits{service});
+        if (!wanted_.limits.contains(service)) changes_.emplace_back(ClearLimits{service});
     for (const auto& [service, qos] : held_.qos)
-        if (!wanted_.qos.contains(service)) changes_.push_back(ClearQos{service});
+        if (!wanted_.qos.contains(service)) changes_.emplace_back(ClearQos{service});
     for (const auto& [index, endpoint] : held_.endpoints)
-        if (!wanted_.endpoints.contains(index)) changes_.push_back(ClearEndpoint{index});
+        if (!wanted_.endpoints.contains(index)) changes_.emplace_back(ClearEndpoint{index});
     for (const auto& [index, address] : held_.sources)
-        if (!wanted_.sources.contains(index)) changes_.push_back(ClearSource{index});
+        if (!wanted_.sources.contains(index)) changes_.emplace_back(ClearSource{index});
     for (const auto& [first, slots] : held_.rings)
-        if (!wanted_.rings.contains(first)) changes_.push_back(LeaveRing{first});
+        if (!wanted_.rings.contains(first)) changes_.emplace_back(LeaveRing{first});
 }
 
 // One change, written and noted in what is held.

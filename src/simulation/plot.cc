@@ -42,7 +42,7 @@ std::string areas(const Results& results) {
         std::string upper, lower;
         for (size_t i = 0; i < results.timeline.size(); ++i) {
             const double x = x_of((static_cast<double>(i) + 0.5) / static_cast<double>(results.timeline.size()));
-            lower = fmt::format("{:.1f},{:.1f} ", x, y_of(below[i])) + lower;
+            lower.insert(0, fmt::format("{:.1f},{:.1f} ", x, y_of(below[i])));
             below[i] += results.timeline[i].flows[path];
             upper += fmt::format("{:.1f},{:.1f} ", x, y_of(below[i]));
         }

@@ -12,7 +12,6 @@ namespace marchproxy::simulation {
 namespace {
 
 using admin::human_bytes;
-using admin::human_duration;
 using admin::Table;
 using Json = nlohmann::json;
 

@@ -128,7 +128,7 @@ class Reader {
     // The path that a map is about; one of the configuration's.
     std::string named(Keys& keys, std::string_view key, const Node& node) {
         keys.need(key);
-        const std::string name = keys.read<std::string>(key).value_or("");
+        std::string name = keys.read<std::string>(key).value_or("");
         const Node* given = node.child(key);
         if (given && !name.empty() && !scenario_.snapshot.find_path(name))
             problems_.at_value(*given, keys.path_of(key), fmt::format("{} is no path of the configuration", name));
