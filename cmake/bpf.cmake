@@ -31,7 +31,9 @@ function(marchproxy_bpf room name)
     OUTPUT "${skeleton}"
     COMMAND "${CMAKE_COMMAND}" -E make_directory "${CMAKE_BINARY_DIR}/generated/bpf"
     COMMAND "${BPFTOOL}" gen object "${linked}" "${object}"
-    COMMAND "${BPFTOOL}" gen skeleton "${linked}" name "${name}_bpf" > "${skeleton}"
+    COMMAND "${CMAKE_COMMAND}" -E echo "// NOLINTBEGIN: written by bpftool" > "${skeleton}"
+    COMMAND "${BPFTOOL}" gen skeleton "${linked}" name "${name}_bpf" >> "${skeleton}"
+    COMMAND "${CMAKE_COMMAND}" -E echo "// NOLINTEND" >> "${skeleton}"
     DEPENDS "${object}"
     COMMENT "Writing the skeleton of bpf/${name}.bpf.c")
   add_custom_target(${name}_skeleton DEPENDS "${skeleton}")

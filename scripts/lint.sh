@@ -17,6 +17,9 @@ python3 tests/architecture/architecture.py
 
 echo "lint: clang-tidy"
 [[ -f build/compile_commands.json ]] || cmake --preset release >/dev/null
+# The skeletons of the programs for the kernel are included, and only a build writes them.
+mapfile -t skeletons < <(ninja -C build -t targets all | sed -n "s/^\([a-z_]*_skeleton\): phony$/\1/p")
+ninja -C build --quiet "${skeletons[@]}"
 if [[ $# -gt 0 ]]; then checked=("$@"); else
     mapfile -t checked < <(git ls-files 'src/*.cc' 'src/*.cpp' | grep -vE '_(test|fuzz|bench)\.cc$')
 fi

@@ -21,7 +21,7 @@
 #include "packet/libbpf_messages.h"
 #include "packet/singles.h"
 
-using marchproxy::abi::flow_table_settings;  // the skeleton knows no namespaces
+using marchproxy::abi::flow_table_settings;  // NOLINT(misc-unused-using-decls): the skeleton knows no namespaces
 #include "bpf/packet.skel.h"
 
 namespace marchproxy::packet {
@@ -235,7 +235,7 @@ Programs::~Programs() = default;
 
 Result<Programs> Programs::load(const Capacity& capacity, const PinnedMaps* pins) {
     const LibbpfMessages messages;
-    Programs programs(std::unique_ptr<packet_bpf, Destroy>(packet_bpf::open()));
+    Programs programs{std::unique_ptr<packet_bpf, Destroy>(packet_bpf::open())};
     packet_bpf* skeleton = programs.skeleton_.get();
     if (!skeleton) return failed("opening the programs", errno);
 
