@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <vector>
 
@@ -39,34 +40,37 @@ void append_drop(const IpAddress& from, bool v4, std::vector<sock_filter>& progr
 
 }  // namespace
 
-bool FloodGuard::unasked(const IpAddress& from, TimePoint now) {
+std::optional<int> FloodGuard::unasked(const IpAddress& from, TimePoint now) {
     if (now - since_ >= std::chrono::seconds(1)) {
         since_ = now;
         sent_.clear();
     }
-    if (shuts_out(from) || (sent_.size() >= most_counted && !sent_.contains(from))) return false;
-    if (++sent_[from] <= most_a_second || shut_out_.size() >= most_shut_out) return false;
+    if (shuts_out(from) || (sent_.size() >= most_counted && !sent_.contains(from))) return {};
+    if (++sent_[from] != most_a_second + 1 || shut_out_.size() >= most_shut_out) return {};
     shut_out_[from] = now + time_out;
-    filter();
-    return true;
+    return filter();
 }
 
 void FloodGuard::let_in(TimePoint now) {
     if (std::erase_if(shut_out_, [now](const auto& one) { return one.second <= now; }) > 0) filter();
 }
 
-void FloodGuard::filter() const {
-    if (shut_out_.empty()) {
-        const int nothing = 0;
-        setsockopt(descriptor_, SOL_SOCKET, SO_DETACH_FILTER, &nothing, sizeof nothing);
-        return;
-    }
+// What shut_out_ says; or nobody is, and the reason.
+int FloodGuard::filter() {
     std::vector<sock_filter> program;
     for (const auto& [from, until] : shut_out_)
         append_drop(from, v4_, program);
     program.push_back(BPF_STMT(BPF_RET | BPF_K, UINT32_MAX));
     const sock_fprog attached{.len = static_cast<unsigned short>(program.size()), .filter = program.data()};
-    setsockopt(descriptor_, SOL_SOCKET, SO_ATTACH_FILTER, &attached, sizeof attached);
+    const bool taken =
+        !shut_out_.empty() && setsockopt(descriptor_, SOL_SOCKET, SO_ATTACH_FILTER, &attached, sizeof attached) == 0;
+    const int error = taken || shut_out_.empty() ? 0 : errno;
+    if (!taken) {
+        shut_out_.clear();
+        const int nothing = 0;
+        setsockopt(descriptor_, SOL_SOCKET, SO_DETACH_FILTER, &nothing, sizeof nothing);
+    }
+    return error;
 }
 
 }  // namespace marchproxy::probe

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <unordered_map>
 
 #include "model/address.h"
@@ -22,14 +23,15 @@ class FloodGuard {
     // The socket is of one family, and outlives this.
     FloodGuard(int descriptor, bool v4) : descriptor_(descriptor), v4_(v4) {}
 
-    // Something of `from` answered nothing. True: `from` is not heard from now on.
-    bool unasked(const IpAddress& from, TimePoint now);
+    // Something of `from` answered nothing. 0: `from` is not heard from now on; errno: it was to be, but the kernel
+    // takes no filter, and everybody is heard.
+    std::optional<int> unasked(const IpAddress& from, TimePoint now);
     // Hears those again whose time is over.
     void let_in(TimePoint now);
     bool shuts_out(const IpAddress& from) const { return shut_out_.contains(from); }
 
   private:
-    void filter() const;
+    int filter();
 
     int descriptor_;
     bool v4_;

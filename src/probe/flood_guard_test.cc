@@ -53,7 +53,7 @@ struct FloodGuardTest : testing::TestWithParam<bool> {
     bool sends(const IpAddress& from, unsigned count, TimePoint at) {
         bool shut_out = false;
         for (unsigned i = 0; i < count; ++i)
-            shut_out |= guard.unasked(from, at);
+            shut_out |= guard.unasked(from, at) == 0;
         return shut_out;
     }
 
@@ -76,6 +76,15 @@ TEST_P(FloodGuardTest, WhoFloodsIsNotHeardForAWhile) {
     guard.let_in(start + FloodGuard::time_out);
     EXPECT_FALSE(guard.shuts_out(flooder));
     EXPECT_TRUE(hears(flooder));
+}
+
+TEST_P(FloodGuardTest, SaysThatTheKernelTakesNoFilterAndHearsEverybody) {
+    FloodGuard without(-1, v4());
+    std::optional<int> told;
+    for (unsigned i = 0; i <= FloodGuard::most_a_second; ++i)
+        told = without.unasked(address_of(9), start);
+    EXPECT_EQ(told, EBADF);
+    EXPECT_FALSE(without.shuts_out(address_of(9)));
 }
 
 TEST_P(FloodGuardTest, AFewASecondAreNoFlood) {

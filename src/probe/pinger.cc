@@ -116,7 +116,7 @@ int Pinger::send(const IpAddress& to, const Egress& egress, uint64_t token, Time
     return sendmsg(descriptor_, &message, 0) < 0 ? errno : 0;
 }
 
-std::vector<IpAddress> Pinger::receive(const Answered& answered, TimePoint now) {
+std::vector<Pinger::Flooder> Pinger::receive(const Answered& answered, TimePoint now) {
     struct Slot {
         std::array<char, 128> bytes;
         sockaddr_storage from;
@@ -136,7 +136,7 @@ std::vector<IpAddress> Pinger::receive(const Answered& answered, TimePoint now) 
                                .msg_controllen = slot.control.size(),
                                .msg_flags = 0};
     }
-    std::vector<IpAddress> shut_out;
+    std::vector<Flooder> flooders;
     const int got = recvmmsg(descriptor_, messages.data(), most_a_turn, 0, nullptr);
     for (int i = 0; i < got; ++i) {
         const mmsghdr& message = messages[static_cast<size_t>(i)];
@@ -151,10 +151,10 @@ std::vector<IpAddress> Pinger::receive(const Answered& answered, TimePoint now) 
         const bool whole =
             message.msg_len == start + sizeof echo && echo.type == (v4_ ? ICMP_ECHOREPLY : ICMP6_ECHO_REPLY);
         const IpAddress from = SocketAddress::from(slot.from).ip;
-        if (!(whole && answered(from, echo.token, came_at(message.msg_hdr))) && guard_.unasked(from, now))
-            shut_out.push_back(from);
+        if (whole && answered(from, echo.token, came_at(message.msg_hdr))) continue;
+        if (const auto told = guard_.unasked(from, now)) flooders.push_back({from, *told});
     }
-    return shut_out;
+    return flooders;
 }
 
 }  // namespace marchproxy::probe

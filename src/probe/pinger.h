@@ -29,9 +29,14 @@ class Pinger {
     int send(const IpAddress& to, const Egress& egress, uint64_t token, TimePoint now);
     // Answers that have come, at most so many as one turn may take. Anybody can send anything here: who it was and what
     // token it had is the caller's to check, who says whether that was an answer. `came` is the kernel's time stamp: no
-    // delay of this thread is in it. Returns who has sent too much that was none, and is not heard for a while.
+    // delay of this thread is in it. Returns who has sent too much that was none, and is not heard for a while; or why
+    // the kernel has it heard all the same.
     using Answered = std::function<bool(const IpAddress& from, uint64_t token, WallTime came)>;
-    std::vector<IpAddress> receive(const Answered& answered, TimePoint now);
+    struct Flooder {
+        IpAddress from;
+        int error;  // errno; 0: it is not heard
+    };
+    std::vector<Flooder> receive(const Answered& answered, TimePoint now);
     bool shuts_out(const IpAddress& from) const { return guard_.shuts_out(from); }
 
   private:

@@ -103,7 +103,8 @@ class HttpSocket final : public TcpSocket {
         const ssize_t sent = send(descriptor_, request.data(), request.size(), MSG_NOSIGNAL);
         if (sent != static_cast<ssize_t>(request.size()))
             return sent < 0 ? outcome_of(errno) : Outcome::unable("the request does not fit into the socket's buffer");
-        return {};
+        // Of what is there already no other event may come.
+        return receive();
     }
 
     // All that is there: judge() ends it by the length of the answer at the latest.

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <future>
 #include <map>
 #include <mutex>
@@ -237,10 +238,16 @@ void Prober::Worker::receive_echoes(Pinger& by) {
         end(entry, Outcome::answered(came - entry.sent_at));
         return true;
     };
-    for (const IpAddress& flooder : by.receive(answered, now_))
-        log_.limited(LogLevel::warn, "probe-flood",
-                     "sends far more echo replies than it was asked for, and is not heard",
-                     {{"target", to_string(flooder)}, {"for", to_string(FloodGuard::time_out)}});
+    for (const auto& [flooder, error] : by.receive(answered, now_)) {
+        if (error == 0)
+            log_.limited(LogLevel::warn, "probe-flood",
+                         "sends far more echo replies than it was asked for, and is not heard for a while",
+                         {{"target", to_string(flooder)}, {"for", to_string(FloodGuard::time_out)}});
+        else
+            log_.limited(LogLevel::error, "probe-flood-heard",
+                         "sends far more echo replies than it was asked for, and cannot be shut out",
+                         {{"target", to_string(flooder)}, {"error", strerror(error)}});
+    }
 }
 
 void Prober::Worker::time_out(Entry& entry) {

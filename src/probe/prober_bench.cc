@@ -107,8 +107,8 @@ void probe_all(benchmark::State& state, ProbeKind kind) {
     state.counters["lost"] = lost / sent;
 }
 
-// The system calls of a tcp probe and nothing else, one after the other: what no prober can be below. With a socket for
-// each, and with one for all that is disconnected and connected again.
+// The system calls of a tcp probe and nothing else, one after the other. With a socket for each, and with one for all
+// that is disconnected and connected again.
 template <bool reused>
 void handshake(benchmark::State& state) {
     Peer peer;

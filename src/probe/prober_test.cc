@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstring>
@@ -193,6 +194,29 @@ TEST_F(ProberTest, HttpLooksAtStatusAndBody) {
     EXPECT_EQ(problem(1), "status 503");
     EXPECT_TRUE(falls(2));
     EXPECT_TRUE(reading(0).up);
+}
+
+// As `nc -l` does that is given an answer. Many at a time, so that answers are there when the connection is seen.
+TEST_F(ProberTest, HttpHearsWhatWasSaidBeforeItAsked) {
+    std::vector<int> held;  // a connection that ends says so by another event
+    std::optional<Served> server(std::in_place, SOCK_STREAM, [&](int listener) {
+        const int connection = accept(listener, nullptr, nullptr);
+        send(connection, "HTTP/1.1 200 OK\r\n\r\n", 19, MSG_NOSIGNAL);
+        held.push_back(connection);
+    });
+    std::vector<Target> targets(80, target(ProbeKind::http, server->address()));
+    for (Target& one : targets) {
+        one.settings.interval = 10ms;
+        one.settings.timeout = 30s;
+    }
+    follow(targets);
+    EXPECT_TRUE(eventually([&] {
+        return std::all_of(gauges.begin(), gauges.end(), [](const auto& gauge) { return gauge->reading().probes > 3; });
+    }));
+    follow({});
+    server.reset();
+    for (const int connection : held)
+        close(connection);
 }
 
 TEST_F(ProberTest, UdpTakesNothingButItsOwnEcho) {

@@ -2,6 +2,10 @@
 
 #include <sys/epoll.h>
 
+#include <cerrno>
+#include <cstring>
+#include <string>
+
 namespace marchproxy::probe {
 
 ProbeSocket::Opened SocketPool::take(const Target& target) {
@@ -14,7 +18,7 @@ ProbeSocket::Opened SocketPool::take(const Target& target) {
     if (!opened.socket) return opened;
     epoll_event event{.events = opened.socket->events() | EPOLLET, .data = {.ptr = opened.socket.get()}};
     if (epoll_ctl(epoll_, EPOLL_CTL_ADD, opened.socket->descriptor(), &event) != 0)
-        return {nullptr, Outcome::unable("epoll_ctl: no memory")};
+        return {nullptr, Outcome::unable(std::string("epoll_ctl: ") + strerror(errno))};
     return opened;
 }
 
